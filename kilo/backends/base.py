@@ -1,0 +1,55 @@
+"""The Backend contract: where the mesh is written down."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from kilo.errors import BackendError
+from kilo.mesh.model import NodeReport, Peer, Snapshot
+
+
+class Backend(Protocol):
+    """A store of nodes, peers and settings.
+
+    Every method raises ``BackendError`` when the store cannot be used. One object that cannot
+    be parsed appears in ``Snapshot.problems`` and is left out; it never stops the others.
+    All methods may be called at the same time from tasks of one event loop.
+    """
+
+    def watch(self) -> AsyncIterator[Snapshot | BackendError]:
+        """The snapshot now, and after every change; ends only when closed.
+
+        Reconnects by itself, for ever, with back-off. While the store cannot be heard it yields
+        the error, once for each different text, instead of a snapshot, and the snapshot again
+        once the store is back, even if that is unchanged. May skip intermediate states, never
+        the last. A mere heartbeat (a change of ``last_seen`` only) is yielded too.
+        """
+        ...
+
+    async def snapshot(self) -> Snapshot:
+        """What the store holds now, read afresh."""
+        ...
+
+    async def publish(self, report: NodeReport) -> None:
+        """Write what the local agent found out about its node, and stamp it as seen now.
+
+        Replaces the last report of that name; what an operator declared is never touched.
+        """
+        ...
+
+    async def withdraw(self, name: str) -> None:
+        """Take the report of that node back; absent is not an error."""
+        ...
+
+    async def put_peer(self, peer: Peer) -> None:
+        """Create the peer or replace the one of its name."""
+        ...
+
+    async def delete_peer(self, name: str) -> None:
+        """Remove the peer; absent is not an error."""
+        ...
+
+    async def close(self) -> None:
+        """End every watch and release what is held; may be called twice."""
+        ...

@@ -1,0 +1,1 @@
+"""The file backend: a directory of YAML, for standalone servers."""
