@@ -1,1 +1,1 @@
-"""The pure core: values in, values out. Standard library only; no I/O, clock, asyncio or logging."""
+"""The pure core: values in, values out. Standard library only: no I/O, clock or logging."""

@@ -10,7 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kilo.mesh.state import Resource
+from kilo.mesh.state import (
+    Address,
+    DataplaneState,
+    Firewall,
+    Link,
+    Resource,
+    Route,
+    Rule,
+    WireGuardDevice,
+    WireGuardPeer,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +34,8 @@ class Change:
     def resource(self) -> Resource:
         """What the step is about: the new one, or the one that goes."""
         resource = self.new if self.new is not None else self.old
-        assert resource is not None, "a change changes something"
+        if resource is None:
+            raise ValueError("a change has an old resource, a new one or both")
         return resource
 
     @property
@@ -52,3 +63,41 @@ class Changes:
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.steps))
+
+
+ORDER: tuple[type, ...] = (
+    Link,
+    WireGuardDevice,
+    WireGuardPeer,
+    Address,
+    Firewall,
+    Route,
+    Rule,
+)
+
+
+def diff(actual: DataplaneState, desired: DataplaneState) -> Changes:
+    """The steps that make ``actual`` into ``desired``; none where they are equal."""
+    before = {_identify(resource): resource for resource in actual.resources()}
+    after = {_identify(resource): resource for resource in desired.resources()}
+    changes = [
+        Change(old=before.get(identity), new=after.get(identity))
+        for identity in before.keys() | after.keys()
+        if before.get(identity) != after.get(identity)
+    ]
+    return Changes(tuple(sorted(changes, key=_rank)))
+
+
+def _identify(resource: Resource) -> tuple[object, ...]:
+    return (type(resource), *resource.key)
+
+
+def _rank(change: Change) -> tuple[int, int, str]:
+    """Additions in order, then removals in reverse; a link that goes down goes, as it takes
+    its routes with it.
+    """
+    order = ORDER.index(type(change.resource))
+    goes = change.new is None or (isinstance(change.new, Link) and not change.new.up)
+    if goes and change.old is not None:
+        return (1, -order, str(change))
+    return (0, order, str(change))

@@ -128,7 +128,7 @@ class NodeReport:
     public_key: PublicKey
     endpoint: Endpoint | None = None
     internal_ips: tuple[IPInterface, ...] = ()
-    """At most one of a family, with its real prefix length; the first is the one Kilo's agents use."""
+    """At most one a family, with its real prefix length; Kilo's agents use the first."""
     wireguard_ips: tuple[IPInterface, ...] = ()
     discovered_endpoints: tuple[tuple[PublicKey, Endpoint], ...] = ()
     """Live endpoints of devices behind NAT, as this node's device sees them; sorted by key."""

@@ -84,7 +84,9 @@ class WireGuardPeer:
         parts = [f"peer {self.public_key} dev {self.link}"]
         if self.endpoint:
             parts.append(f"endpoint {self.endpoint}")
-        parts.append(f"allowed-ips {','.join(map(str, sort_networks(self.allowed_ips))) or '(none)'}")
+        parts.append(
+            f"allowed-ips {','.join(map(str, sort_networks(self.allowed_ips))) or '(none)'}"
+        )
         if self.keepalive_seconds:
             parts.append(f"persistent-keepalive {self.keepalive_seconds}")
         if self.preshared_key:

@@ -1,0 +1,110 @@
+"""Devices that move: which endpoint is right when the device's live one is not the configured one.
+
+WireGuard learns a device's new endpoint before anybody else and goes on with it; putting the
+configured one back would cut the device off. ``settle`` therefore bends the desired peers to
+what the device already has wherever that is right, so that the diff can stay a plain comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from kilo.mesh.keys import WITHHELD, PublicKey
+from kilo.mesh.model import Endpoint, Node, Peer
+from kilo.mesh.state import PeerStats, WireGuardPeer
+
+SESSION_SECONDS = 180.0
+"""WireGuard's Reject-After-Time: no session outlives its handshake by more than this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """The device's statistics, and those of the pass before; times are Unix seconds."""
+
+    now: float
+    stats: Mapping[PublicKey, PeerStats] = field(default_factory=lambda: MappingProxyType({}))
+    earlier: Mapping[PublicKey, PeerStats] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def settle(
+    desired: Iterable[WireGuardPeer],
+    actual: Iterable[WireGuardPeer],
+    *,
+    observed: Observed,
+    configured: Mapping[PublicKey, Endpoint],
+) -> frozenset[WireGuardPeer]:
+    """The desired peers, with the endpoint and preshared key of the device where those stand.
+
+    ``configured`` holds the endpoints that were desired at the pass before. A new peer whose
+    preshared key was withheld (a start from the snapshot on disk) is left out until it is known.
+    """
+    present = {peer.key: peer for peer in actual}
+    settled = (
+        _settle_peer(peer, present.get(peer.key), observed, configured.get(peer.public_key))
+        for peer in desired
+    )
+    return frozenset(peer for peer in settled if peer.preshared_key is not WITHHELD)
+
+
+def _settle_peer(
+    peer: WireGuardPeer,
+    present: WireGuardPeer | None,
+    observed: Observed,
+    configured: Endpoint | None,
+) -> WireGuardPeer:
+    if present is None:
+        return peer
+    if peer.preshared_key is WITHHELD:
+        peer = replace(peer, preshared_key=present.preshared_key)
+    if _keeps_live_endpoint(peer, present, observed, configured):
+        peer = replace(peer, endpoint=present.endpoint)
+    return peer
+
+
+def _keeps_live_endpoint(
+    peer: WireGuardPeer,
+    present: WireGuardPeer,
+    observed: Observed,
+    configured: Endpoint | None,
+) -> bool:
+    """Keep it, unless it is new configuration that differs, or the device does not answer there."""
+    if peer.endpoint is None:
+        return True
+    if present.endpoint is None or (configured is not None and configured != peer.endpoint):
+        return False
+    return not _is_unanswered(peer.public_key, observed)
+
+
+def _is_unanswered(key: PublicKey, observed: Observed) -> bool:
+    """No session, and since the last pass something was sent and nothing came back.
+
+    An idle device may be silent for hours and must keep its endpoint.
+    """
+    stats, earlier = observed.stats.get(key), observed.earlier.get(key)
+    if stats is None or stats.latest_handshake == 0.0:
+        return True
+    if observed.now - stats.latest_handshake < SESSION_SECONDS or earlier is None:
+        return False
+    sent = stats.sent_bytes > earlier.sent_bytes
+    return sent and stats.received_bytes == earlier.received_bytes
+
+
+def find_live_endpoints(stats: Mapping[PublicKey, PeerStats]) -> dict[PublicKey, Endpoint]:
+    """The endpoints of the devices that have had a handshake with ours."""
+    return {
+        key: stat.endpoint
+        for key, stat in stats.items()
+        if stat.endpoint is not None and stat.latest_handshake > 0
+    }
+
+
+def find_discovered_endpoints(
+    live: Mapping[PublicKey, Endpoint], nodes: Iterable[Node], peers: Iterable[Peer]
+) -> tuple[tuple[PublicKey, Endpoint], ...]:
+    """What to tell the others: where the devices behind NAT are seen; sorted by key."""
+    behind_nat = {node.public_key for node in nodes if node.spec.persistent_keepalive_seconds} | {
+        peer.public_key for peer in peers if peer.persistent_keepalive_seconds
+    }
+    return tuple(sorted((key, live[key]) for key in live.keys() & behind_nat))

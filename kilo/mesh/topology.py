@@ -1,0 +1,234 @@
+"""Segments, leaders, and who is reached through whom: the same on every node.
+
+Spec section 4 to the letter, since agents of both kinds may share a mesh; ``cross`` is the
+one addition, and a setting of the whole mesh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv6Network, ip_network
+from types import MappingProxyType
+
+from kilo.mesh.addressing import allocate, host_network
+from kilo.mesh.conflicts import (
+    Refusal,
+    drop_shared_keys,
+    grant_first,
+    grant_location_ips,
+    grant_peers,
+)
+from kilo.mesh.keys import PublicKey
+from kilo.mesh.model import (
+    Endpoint,
+    Granularity,
+    IPAddress,
+    IPInterface,
+    IPNetwork,
+    Node,
+    Peer,
+    Settings,
+)
+
+PRIVATE_IPV4 = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
+NOT_PUBLIC_IPV6 = IPv6Network("fd00::/16")
+"""As narrow as Kilo has it, not the whole of fd00::/8: leaders must come out the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One unit of the mesh: the nodes behind one tunnel."""
+
+    name: str
+    neighbourhood: str
+    """Segments of one neighbourhood reach each other without a tunnel; only ``cross`` has any
+    with more than one segment."""
+    nodes: tuple[Node, ...]
+    """Sorted by name."""
+    leader: Node
+    wireguard_ips: tuple[IPInterface, ...]
+    """One of each Kilo subnet, with the subnet's prefix length."""
+    allowed_ips: tuple[IPNetwork, ...]
+    """What the segment owns: pod subnets, internal IPs, WireGuard IPs."""
+    allowed_location_ips: tuple[IPNetwork, ...]
+
+    @property
+    def key(self) -> PublicKey:
+        """The leader's public key, by which the others know the segment."""
+        return required_key(self.leader)
+
+    @property
+    def wireguard_networks(self) -> tuple[IPNetwork, ...]:
+        """The WireGuard addresses as /32 and /128."""
+        return tuple(host_network(interface.ip) for interface in self.wireguard_ips)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topology:
+    """The whole mesh as every node computes it."""
+
+    settings: Settings
+    segments: tuple[Segment, ...]
+    """Sorted by name; the i-th has the i-th WireGuard address."""
+    peers: tuple[Peer, ...]
+    """Those that take part, sorted by name, with the allowed IPs they were granted."""
+    refusals: tuple[Refusal, ...]
+    discovered_endpoints: Mapping[PublicKey, Endpoint] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    """Where nodes have seen devices behind NAT; the first in segment order counts."""
+
+    def find_segment(self, node_name: str) -> Segment | None:
+        """The segment that the node belongs to."""
+        return next((s for s in self.segments if any(n.name == node_name for n in s.nodes)), None)
+
+    @property
+    def nodes(self) -> Iterator[Node]:
+        """All nodes, in segment order."""
+        return (node for segment in self.segments for node in segment.nodes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Draft:
+    """A segment before addresses and claims are settled."""
+
+    name: str
+    neighbourhood: str
+    nodes: tuple[Node, ...]
+
+
+def build_topology(nodes: Iterable[Node], peers: Iterable[Peer], settings: Settings) -> Topology:
+    """Compute the mesh from the nodes that are ready and the peers that are declared.
+
+    ``MeshError`` if the segments do not fit the Kilo subnet; nothing should be changed then.
+    """
+    members, refusals = drop_shared_keys(list(nodes))
+    drafts = _draft_segments(members, settings.granularity)
+    addresses = allocate(settings.subnets, len(drafts))
+    owners, refused = grant_first(_list_claims(drafts, addresses))
+    refusals += refused
+    keys = {required_key(node): f"node {node.name}" for node in members}
+    granted, refused = grant_peers(
+        peers, keys=keys, owners=owners, service_cidrs=settings.service_cidrs
+    )
+    refusals += refused
+    location_ips, refused = grant_location_ips(
+        [(draft.name, _list_location_ips(draft)) for draft in drafts], owners=owners, peers=granted
+    )
+    segments = tuple(
+        _finish_segment(*parts, owners)
+        for parts in zip(drafts, addresses, location_ips, strict=True)
+    )
+    return Topology(
+        settings=settings,
+        segments=segments,
+        peers=granted,
+        refusals=(*refusals, *refused),
+        discovered_endpoints=_gather_discovered_endpoints(segments),
+    )
+
+
+def required_key(node: Node) -> PublicKey:
+    """The key of a node that takes part, and so has one."""
+    if node.public_key is None:
+        raise ValueError(f"node {node.name} has no public key, so it is not ready")
+    return node.public_key
+
+
+def is_public(endpoint: Endpoint | None) -> bool:
+    """Whether a leader with this endpoint can be reached from anywhere (spec section 4.2).
+
+    A DNS name counts as public: it may resolve differently on every node, and all must agree.
+    """
+    if endpoint is None:
+        return False
+    address = endpoint.ip
+    return address is None or is_public_address(address)
+
+
+def is_public_address(address: IPAddress) -> bool:
+    """Every IPv4 address outside RFC 1918 and every IPv6 address outside fd00::/16."""
+    if address.version == 4:
+        return not any(address in network for network in PRIVATE_IPV4)
+    return address not in NOT_PUBLIC_IPV6
+
+
+def find_leader(nodes: Sequence[Node]) -> Node:
+    """The leader among nodes sorted by name: volunteers first, public endpoints first."""
+    return min(nodes, key=lambda node: (not node.spec.leader, not is_public(node.endpoint)))
+
+
+def _draft_segments(nodes: Iterable[Node], granularity: Granularity) -> list[_Draft]:
+    members: dict[tuple[str, str], list[Node]] = {}
+    for node in nodes:
+        members.setdefault(_place(node, granularity), []).append(node)
+    return [
+        _Draft(
+            name=name,
+            neighbourhood=neighbourhood,
+            nodes=tuple(sorted(group, key=lambda node: node.name)),
+        )
+        for (name, neighbourhood), group in sorted(members.items())
+    ]
+
+
+def _place(node: Node, granularity: Granularity) -> tuple[str, str]:
+    """The names of the segment and the neighbourhood of a node."""
+    alone = f"node:{node.name}"
+    if granularity is Granularity.FULL or not node.internal_ips:
+        return alone, alone
+    location = f"location:{node.spec.location}"
+    return (location if granularity is Granularity.LOCATION else alone), location
+
+
+def _list_claims(
+    drafts: Sequence[_Draft], addresses: Sequence[tuple[IPInterface, ...]]
+) -> Iterator[tuple[str, str, IPNetwork]]:
+    """Who claims which network for its own; the WireGuard addresses before all others."""
+    for draft, interfaces in zip(drafts, addresses, strict=True):
+        for interface in interfaces:
+            yield f"Segment {draft.name}", "WireGuard IP", host_network(interface.ip)
+    for draft in drafts:
+        for node in draft.nodes:
+            for address in node.internal_ips:
+                yield f"Node {node.name}", "internalIP", host_network(address.ip)
+            for subnet in node.pod_subnets:
+                yield f"Node {node.name}", "podSubnets", subnet
+
+
+def _list_location_ips(draft: _Draft) -> list[IPNetwork]:
+    return [network for node in draft.nodes for network in node.spec.allowed_location_ips]
+
+
+def _finish_segment(
+    draft: _Draft,
+    addresses: tuple[IPInterface, ...],
+    location_ips: tuple[IPNetwork, ...],
+    owners: Mapping[IPNetwork, str],
+) -> Segment:
+    claimants = {f"Node {node.name}" for node in draft.nodes}
+    claims = _list_claims([draft], [addresses])
+    granted = (
+        network
+        for _, field_name, network in claims
+        if field_name == "WireGuard IP" or owners[network] in claimants
+    )
+    return Segment(
+        name=draft.name,
+        neighbourhood=draft.neighbourhood,
+        nodes=draft.nodes,
+        leader=find_leader(draft.nodes),
+        wireguard_ips=addresses,
+        allowed_ips=tuple(dict.fromkeys(granted)),
+        allowed_location_ips=location_ips,
+    )
+
+
+def _gather_discovered_endpoints(segments: Iterable[Segment]) -> Mapping[PublicKey, Endpoint]:
+    found: dict[PublicKey, Endpoint] = {}
+    for segment in segments:
+        for node in segment.nodes:
+            for key, endpoint in node.discovered_endpoints:
+                found.setdefault(key, endpoint)
+    return MappingProxyType(found)
