@@ -1,0 +1,47 @@
+# `make demo` and `make test` are all a fresh Debian machine needs, as root.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+RUN_PACKAGES := python3-venv wireguard-go wireguard-tools nftables iproute2 iputils-ping fping \
+	graphviz procps util-linux
+# The virtual machine in which the kernel's own WireGuard is tested where this kernel has none.
+TEST_PACKAGES := linux-image-amd64 qemu-system-x86 kmod tcpdump
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check fmt bench clean
+
+help: ## What can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(READY): pyproject.toml Makefile
+	@tools/install-packages $(RUN_PACKAGES)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(READY) ## Bring up three clouds on this machine, show the mesh, take it down
+	@$(BIN)/kgctl lab demo examples/file/three-clouds
+
+test: $(READY) check ## Everything: checks, and every layer of tests
+	@tools/install-packages $(TEST_PACKAGES)
+	@$(BIN)/pytest
+
+check: $(READY) ## Format, lint, types, import contracts, dead code
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/vulture
+
+fmt: $(READY) ## Format, and mend what the linter can mend
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+bench: $(READY) ## Measure; prints ratios and counts
+	@for file in bench/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
+
+clean: ## Remove what was built
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

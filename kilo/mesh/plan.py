@@ -1,0 +1,208 @@
+"""One pass, as a value: from what is known of the mesh and the host to the changes to make.
+
+The whole picture in one place: snapshot and facts -> own report -> who is ready -> topology ->
+desired state -> settled with what the device knows better -> changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from kilo.errors import ConfigError, MeshError
+from kilo.mesh.diff import Changes, diff
+from kilo.mesh.host import AddressPolicy, HostFacts, find_endpoint_address, find_internal_ips
+from kilo.mesh.keys import PublicKey
+from kilo.mesh.model import (
+    Encapsulation,
+    Endpoint,
+    IPAddress,
+    IPInterface,
+    Node,
+    NodeReport,
+    PartialSettings,
+    Settings,
+    Snapshot,
+)
+from kilo.mesh.readiness import Heartbeat, find_ready_nodes
+from kilo.mesh.render import Observations, RenderOptions, render
+from kilo.mesh.roaming import Observed, find_discovered_endpoints, find_live_endpoints, settle
+from kilo.mesh.state import DataplaneState
+from kilo.mesh.topology import Segment, Topology, build_topology
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agent:
+    """Who the local agent is and what it was told by its flags."""
+
+    name: str
+    public_key: PublicKey
+    options: RenderOptions = field(default_factory=RenderOptions)
+    policy: AddressPolicy = field(default_factory=AddressPolicy)
+    flags: PartialSettings = field(default_factory=PartialSettings)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knowledge:
+    """All that a pass is computed from, besides the kernel's state."""
+
+    snapshot: Snapshot
+    facts: HostFacts
+    heartbeats: Mapping[str, Heartbeat] = field(default_factory=lambda: MappingProxyType({}))
+    now: float = 0.0
+    """Seconds on the clock of the heartbeats."""
+    observed: Observed
+    resolved: Mapping[str, IPAddress] = field(default_factory=lambda: MappingProxyType({}))
+    configured: Mapping[PublicKey, Endpoint] = field(default_factory=lambda: MappingProxyType({}))
+    """The endpoints that were desired at the pass before."""
+    report: NodeReport | None = None
+    """What this agent reported last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a pass comes to."""
+
+    report: NodeReport
+    settings: Settings
+    topology: Topology
+    configured: Mapping[PublicKey, Endpoint]
+    desired: DataplaneState
+    changes: Changes
+    warnings: tuple[str, ...]
+    """What an operator should look at though the pass can go on."""
+
+
+def make_plan(agent: Agent, knowledge: Knowledge, actual: DataplaneState) -> Plan:
+    """Compute a pass; ``MeshError`` if nothing should be changed, ``ConfigError`` if this host
+    has no address to take part with.
+    """
+    settings = complete_settings(knowledge.snapshot, agent)
+    found = find_own_report(agent, knowledge, settings)
+    snapshot = join_report(knowledge.snapshot, found)
+    _check_own_node(snapshot, agent)
+    nodes = find_ready_nodes(snapshot, knowledge.heartbeats, now=knowledge.now, local=agent.name)
+    topology = build_topology(nodes, snapshot.peers, settings)
+    live = find_live_endpoints(knowledge.observed.stats)
+    rendered = render(
+        topology,
+        name=agent.name,
+        host=knowledge.facts,
+        options=agent.options,
+        observations=Observations(endpoints=live, resolved=knowledge.resolved),
+    )
+    peers = settle(
+        rendered.peers,
+        actual.peers,
+        observed=knowledge.observed,
+        configured=knowledge.configured,
+    )
+    desired = replace(rendered, peers=peers)
+    return Plan(
+        report=replace(
+            found,
+            wireguard_ips=_find_own_wireguard_ips(topology, agent),
+            discovered_endpoints=find_discovered_endpoints(live, snapshot.nodes, topology.peers),
+            granularity=settings.granularity,
+        ),
+        settings=settings,
+        topology=topology,
+        configured={p.public_key: p.endpoint for p in rendered.peers if p.endpoint is not None},
+        desired=desired,
+        changes=diff(actual, desired),
+        warnings=tuple(_list_warnings(topology, agent, knowledge.facts)),
+    )
+
+
+def complete_settings(snapshot: Snapshot, agent: Agent) -> Settings:
+    """A flag wins over the store's settings, those over the defaults.
+
+    ``MeshError`` for what this release cannot do yet; the network stays as it is then.
+    """
+    settings = replace(Settings(), **snapshot.settings)
+    settings = replace(settings, **agent.flags)
+    if settings.encapsulation is not Encapsulation.NEVER:
+        raise MeshError(
+            f"Settings: encapsulation {settings.encapsulation.value} comes with a later release;"
+            " never is what works: the network stays as it is"
+        )
+    return settings
+
+
+def find_own_report(agent: Agent, knowledge: Knowledge, settings: Settings) -> NodeReport:
+    """What this host shows the mesh; what it showed before, if it has just lost its addresses."""
+    declared = find_node(knowledge.snapshot, agent.name).spec.endpoint
+    address = find_endpoint_address(knowledge.facts, agent.policy)
+    if address is None and declared is None:
+        if knowledge.report is None:
+            raise ConfigError(
+                "this host has no address to take part with: none is private or public"
+                " outside loopback, link-local and the mesh's own links"
+            )
+        return knowledge.report
+    return NodeReport(
+        name=agent.name,
+        public_key=agent.public_key,
+        endpoint=Endpoint(host=str(address), port=settings.port) if address else None,
+        internal_ips=find_internal_ips(knowledge.facts, agent.policy),
+    )
+
+
+def find_node(snapshot: Snapshot, name: str) -> Node:
+    """The node of that name, or an undeclared one."""
+    return next((node for node in snapshot.nodes if node.name == name), Node(name=name))
+
+
+def join_report(snapshot: Snapshot, report: NodeReport) -> Snapshot:
+    """The snapshot as if the store already had the local agent's own report."""
+    node = replace(find_node(snapshot, report.name), report=report)
+    others = (other for other in snapshot.nodes if other.name != report.name)
+    nodes = tuple(sorted((*others, node), key=lambda node: node.name))
+    return replace(snapshot, nodes=nodes)
+
+
+def find_endpoint_names(topology: Topology) -> dict[str, str]:
+    """DNS name -> the object whose endpoint it is."""
+    owners = {f"Node {s.leader.name}": s.leader.endpoint for s in topology.segments}
+    owners |= {f"Peer {peer.name}": peer.endpoint for peer in topology.peers}
+    return {
+        endpoint.host: owner
+        for owner, endpoint in owners.items()
+        if endpoint is not None and endpoint.ip is None
+    }
+
+
+def _check_own_node(snapshot: Snapshot, agent: Agent) -> None:
+    declared = find_node(snapshot, agent.name).spec.public_key
+    if declared is not None and declared != agent.public_key:
+        raise MeshError(
+            f"Node {agent.name}: spec.publicKey {declared} is not this host's key,"
+            f" which is {agent.public_key}: the network stays as it is"
+        )
+
+
+def _find_own_segment(topology: Topology, agent: Agent) -> Segment | None:
+    """The segment that this host leads."""
+    segment = topology.find_segment(agent.name)
+    return segment if segment is not None and segment.leader.name == agent.name else None
+
+
+def _find_own_wireguard_ips(topology: Topology, agent: Agent) -> tuple[IPInterface, ...]:
+    segment = _find_own_segment(topology, agent)
+    return segment.wireguard_ips if segment else ()
+
+
+def _list_warnings(topology: Topology, agent: Agent, facts: HostFacts) -> Iterator[str]:
+    segment = _find_own_segment(topology, agent)
+    if segment is None:
+        return
+    served = [*segment.allowed_ips, *segment.allowed_location_ips]
+    own = {a.interface.ip for a in facts.addresses} | {i.ip for i in segment.wireguard_ips}
+    for version, sysctl in ((4, "net.ipv4.ip_forward"), (6, "net.ipv6.conf.all.forwarding")):
+        others = [n for n in served if n.version == version and n.network_address not in own]
+        if others and version not in facts.forwarding:
+            yield (
+                f"this node leads {segment.name} but does not forward packets: {others[0]} cannot"
+                f" be reached through it; set {sysctl}=1"
+            )

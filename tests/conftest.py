@@ -1,0 +1,40 @@
+"""What holds for every layer: a layer that was skipped whole has not been tested, so it fails."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+
+def find_layer(nodeid: str) -> str:
+    """The first folder below ``tests``; the files beside it are a layer of their own."""
+    parts = Path(nodeid).parts
+    return parts[1] if len(parts) > 2 else "tests"
+
+
+class LayerCount:
+    """Counts, by layer, the tests that ran and those that were skipped."""
+
+    def __init__(self) -> None:
+        self.ran: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        layer = find_layer(report.nodeid)
+        if report.skipped:
+            self.skipped[layer] += 1
+        elif report.when == "call":
+            self.ran[layer] += 1
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        for layer in sorted(self.skipped.keys() - self.ran.keys()):
+            print(f"\nlayer {layer}: all {self.skipped[layer]} tests skipped: not tested")
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(LayerCount(), "layer-count")
