@@ -33,7 +33,8 @@ async def plan_once(agent: Agent, backend: Backend, dataplane: Dataplane) -> tup
 
 async def resolve_names(snapshot: Snapshot) -> Mapping[str, IPAddress]:
     """The addresses of every DNS name in the mesh that resolves in time."""
-    endpoints = [one.endpoint for one in (*snapshot.nodes, *snapshot.peers)]
+    endpoints = [node.endpoint for node in snapshot.nodes]
+    endpoints += [peer.endpoint for peer in snapshot.peers]
     names = {e.host for e in endpoints if e is not None and e.ip is None}
     answers = await asyncio.gather(*map(_resolve, names))
     return {name: answer for name, answer in zip(names, answers, strict=True) if answer}

@@ -1,0 +1,196 @@
+"""The agent's program: flags -> configuration -> wiring. A composition root, and nothing else."""
+
+# ruff: noqa: T201 - printing is what a program for people does
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from kilo import __version__
+from kilo.agentflags import AgentConfig, parse_agent_flags
+from kilo.agentlock import hold_lock
+from kilo.backends.base import Backend
+from kilo.backends.opening import open_backend
+from kilo.dataplane.base import Dataplane
+from kilo.dataplane.linux import LinuxDataplane
+from kilo.dataplane.nftables import NFTables
+from kilo.dataplane.wireguard import WireGuard
+from kilo.dryrun import plan_once
+from kilo.engine import Engine
+from kilo.errors import KiloError
+from kilo.http import StatusServer
+from kilo.keyfile import (
+    generate_private_key,
+    load_or_create_private_key,
+    load_private_key,
+    public_key,
+)
+from kilo.lastgood import SnapshotFile
+from kilo.log import configure, register_secret
+from kilo.mesh.diff import diff
+from kilo.mesh.keys import PrivateKey
+from kilo.mesh.plan import Agent
+from kilo.mesh.state import DataplaneState
+from kilo.status import Status
+
+STATE = Path("/var/lib/kilo")
+KEY = STATE / "key"
+SNAPSHOT = STATE / "snapshot.json"
+CLOSE_SECONDS = 5.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``kg``; the exit status: 0, or 1 with one line on standard error."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return dispatch(words)
+    except KiloError as error:
+        print(f"kg: {error}", file=sys.stderr)
+        return 1
+    except ExceptionGroup as errors:
+        for error in flatten_errors(errors):
+            print(f"kg: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def dispatch(words: list[str]) -> int:
+    """The command that the words ask for."""
+    config = parse_agent_flags(words, os.environ)
+    if config is None:  # help was asked for, and printed
+        return 0
+    if config.command == "version":
+        print(f"kg {__version__}")
+        return 0
+    if config.command == "public-key":
+        print(public_key(load_or_create_private_key(KEY)))
+        return 0
+    configure(config.log_level, stream=sys.stderr if config.prints else sys.stdout)
+    if config.command == "uninstall":
+        return asyncio.run(uninstall(config))
+    return asyncio.run(dry_run(config) if config.dry_run else run_agent(config))
+
+
+async def run_agent(config: AgentConfig) -> int:
+    """Work until SIGTERM or SIGINT."""
+    with hold_lock(STATE, config.interface):
+        key = load_or_create_private_key(KEY)
+        register_secret(key)
+        status = Status(name=config.name, interface=config.interface)
+        async with open_both(config, key) as (backend, dataplane):
+            engine = Engine(
+                make_agent(config, key),
+                backend,
+                dataplane,
+                status,
+                SnapshotFile(SNAPSHOT),
+                clean_up=config.clean_up,
+            )
+            server = StatusServer(config.listen, status)
+            server.start()
+            try:
+                await engine.run(catch_signals())
+            finally:
+                server.stop()
+    return 0
+
+
+def catch_signals() -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT; later ones change nothing, so that the clean-up that
+    the first one starts is never left half done."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+async def dry_run(config: AgentConfig) -> int:
+    """Print what would be changed now."""
+    key = find_key()
+    async with open_both(config, key) as (backend, dataplane):
+        plan, snapshot = await plan_once(make_agent(config, key), backend, dataplane)
+    for line in (*snapshot.problems, *plan.topology.refusals, *plan.warnings):
+        print(f"kg: {line}", file=sys.stderr)
+    print(plan.changes or "nothing to change")
+    return 0
+
+
+async def uninstall(config: AgentConfig) -> int:
+    """Undo everything that any agent of this host has done to its network; keep the key."""
+    with hold_lock(STATE, config.interface):
+        async with open_both(config, find_key()) as (backend, dataplane):
+            changes = diff(await dataplane.read(), DataplaneState())
+            print(changes or "nothing to remove")
+            if config.dry_run:
+                return 0
+            await dataplane.apply(changes)
+            SnapshotFile(SNAPSHOT).remove()
+            await withdraw(backend, config.name)
+    return 0
+
+
+async def withdraw(backend: Backend, name: str) -> None:
+    """Take the node's report back; a store that is away does not keep the host from being clean."""
+    try:
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await backend.withdraw(name)
+    except (KiloError, TimeoutError) as error:
+        print(f"kg: report of {name} not withdrawn: {error}", file=sys.stderr)
+
+
+def find_key() -> PrivateKey:
+    """The host's key, or one for this moment only, where nothing may be written."""
+    try:
+        return load_private_key(KEY)
+    except FileNotFoundError:
+        return generate_private_key()
+
+
+def make_agent(config: AgentConfig, key: PrivateKey) -> Agent:
+    """Who this agent is."""
+    return Agent(
+        name=config.name,
+        public_key=public_key(key),
+        options=config.options,
+        policy=config.policy,
+        flags=config.settings,
+    )
+
+
+@asynccontextmanager
+async def open_both(
+    config: AgentConfig, key: PrivateKey
+) -> AsyncIterator[tuple[Backend, Dataplane]]:
+    """The store and the kernel, closed at the end."""
+    backend = await open_backend(config.backend)
+    dataplane = LinuxDataplane(
+        config.interface,
+        wireguard=WireGuard(config.interface, key, create=config.create_interface),
+        firewall=NFTables(),
+        hostname=config.name,
+    )
+    try:
+        yield backend, dataplane
+    finally:
+        await dataplane.close()
+        await backend.close()
+
+
+def flatten_errors(errors: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """The leaves of an exception group."""
+    return [
+        leaf
+        for error in errors.exceptions
+        for leaf in (flatten_errors(error) if isinstance(error, BaseExceptionGroup) else [error])
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
