@@ -76,7 +76,8 @@ def grant_peers(
 ) -> tuple[tuple[Peer, ...], list[Refusal]]:
     """The peers that take part, by name, with the allowed IPs they may have.
 
-    ``keys`` and ``owners`` are those of the nodes and segments, which always come first.
+    ``keys`` and ``owners`` are those of the nodes and segments, which always come first. A peer
+    left without any allowed IP takes no part, and so owns no key.
     """
     key_owners = dict(keys)
     claimed: dict[IPNetwork, str] = {}
@@ -84,12 +85,13 @@ def grant_peers(
     granted, refusals = [], []
     for peer in sorted(peers, key=lambda peer: peer.name):
         claimant = f"Peer {peer.name}"
-        if key_owners.setdefault(peer.public_key, claimant) != claimant:
-            refusals.append(_refuse_key(claimant, peer.public_key, key_owners[peer.public_key]))
+        if owner := key_owners.get(peer.public_key):
+            refusals.append(_refuse_key(claimant, peer.public_key, owner))
             continue
         allowed, refused = _grant_allowed_ips(peer, claimed, fences)
         refusals += refused
         if allowed:
+            key_owners[peer.public_key] = claimant
             granted.append(replace(peer, allowed_ips=allowed))
     return tuple(granted), refusals
 

@@ -7,9 +7,11 @@ already right appears. ``str(changes)`` is the dry run, the log and the tests' e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+from kilo.mesh.model import IPAddress
 from kilo.mesh.state import (
     Address,
     DataplaneState,
@@ -85,19 +87,72 @@ def diff(actual: DataplaneState, desired: DataplaneState) -> Changes:
         for identity in before.keys() | after.keys()
         if before.get(identity) != after.get(identity)
     ]
-    return Changes(tuple(sorted(changes, key=_rank)))
+    obstacles = _find_obstacles(changes, desired)
+    return Changes(tuple(sorted(changes, key=lambda change: _rank(change, obstacles))))
 
 
 def _identify(resource: Resource) -> tuple[object, ...]:
     return (type(resource), *resource.key)
 
 
-def _rank(change: Change) -> tuple[int, int, str]:
-    """Additions in order, then removals in reverse; a link that goes down goes, as it takes
-    its routes with it.
+def _find_obstacles(changes: Iterable[Change], desired: DataplaneState) -> frozenset[Resource]:
+    """What goes and would be in the way of routes to come.
+
+    Linux takes no route whose gateway is an address of its own: when the segments are numbered
+    anew, a gateway may have been ours. And IPv6 takes no gateway on one link while the route to
+    it is on another. An address only counts if another one of its family stays: when the last
+    one goes the kernel drops the link's routes with it.
+    """
+    gateways = {route.gateway for route in desired.routes}
+    renewed = {(address.link, address.interface.version) for address in desired.addresses}
+    return frozenset(
+        change.old
+        for change in changes
+        if change.new is None
+        and change.old is not None
+        and _is_obstacle(change.old, gateways, renewed)
+    )
+
+
+def _is_obstacle(
+    old: Resource, gateways: AbstractSet[IPAddress | None], renewed: AbstractSet[tuple[str, int]]
+) -> bool:
+    match old:
+        case Address():
+            return (old.link, old.interface.version) in renewed
+        case Route():
+            return (
+                old.destination.num_addresses == 1 and old.destination.network_address in gateways
+            )
+        case _:
+            return False
+
+
+def _rank(change: Change, obstacles: AbstractSet[Resource]) -> tuple[int, int, int, str]:
+    """Additions in order, then removals in reverse. An address that is in the way goes after the
+    new ones, a route before.
     """
     order = ORDER.index(type(change.resource))
-    goes = change.new is None or (isinstance(change.new, Link) and not change.new.up)
-    if goes and change.old is not None:
-        return (1, -order, str(change))
-    return (0, order, str(change))
+    if change.new is None and change.old in obstacles:
+        return (0, order, 1 if isinstance(change.old, Address) else -1, str(change))
+    if _goes(change):
+        return (1, -order, 0, str(change))
+    return (0, order, int(_gives_up(change)), str(change))
+
+
+def _goes(change: Change) -> bool:
+    """Whether something is taken away. A link that goes down takes its routes with it."""
+    if change.old is None:
+        return False
+    return change.new is None or (isinstance(change.new, Link) and not change.new.up)
+
+
+def _gives_up(change: Change) -> bool:
+    """Whether a peer loses allowed IPs. That comes after other peers' gains: WireGuard moves an
+    allowed IP between peers at once, but one given up first would be nobody's for a moment.
+    """
+    match change:
+        case Change(old=WireGuardPeer() as old, new=WireGuardPeer() as new):
+            return not old.allowed_ips <= new.allowed_ips
+        case _:
+            return False

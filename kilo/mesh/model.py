@@ -78,7 +78,12 @@ class Endpoint:
 
 
 def parse_host(text: str, *, bracketed: bool) -> str:
-    """An IPv4 address, an IPv6 address (in brackets if asked) or a DNS name, normalised."""
+    """An IPv4 address, an IPv6 address (in brackets if asked) or a DNS name, normalised.
+
+    A zone (``fe80::1%eth0``) means something on one host only, and may hold any character.
+    """
+    if "%" in text:
+        raise ValueError("has an address with a zone")
     if bracketed and text.startswith("[") and text.endswith("]"):
         return str(IPv6Address(text[1:-1]))
     if ":" in text:

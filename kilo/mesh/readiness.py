@@ -62,7 +62,7 @@ def find_ready_nodes(
 def _is_live(node: Node, heartbeat: Heartbeat | None, now: float) -> bool:
     if heartbeat is None:
         return node.spec.public_key is not None and node.report is None
-    return now - heartbeat.seen_at < READY_SECONDS
+    return now < heartbeat.seen_at + READY_SECONDS
 
 
 def find_next_expiry(heartbeats: Mapping[str, Heartbeat], *, now: float) -> float | None:

@@ -117,12 +117,16 @@ class _View:
         return (s for s in self.topology.segments if s.neighbourhood != own)
 
     @property
-    def neighbours(self) -> Iterator[Node]:
-        """The other nodes that are reached without one."""
+    def nearby(self) -> Iterator[Segment]:
+        """The segments of the node's own location, its own one included."""
         own = self.segment.neighbourhood
-        for segment in self.topology.segments:
-            if segment.neighbourhood == own:
-                yield from (node for node in segment.nodes if node.name != self.node.name)
+        return (s for s in self.topology.segments if s.neighbourhood == own)
+
+    @property
+    def neighbours(self) -> Iterator[Node]:
+        """The other nodes that are reached without a tunnel."""
+        for segment in self.nearby:
+            yield from (node for node in segment.nodes if node.name != self.node.name)
 
     def find_internal(self, version: int) -> IPInterface | None:
         """The node's internal address of a family."""
@@ -216,16 +220,23 @@ class _View:
     def list_tunnel_routes(self) -> Iterator[Route]:
         """A leader's: into the tunnels."""
         for segment in self.tunnelled:
-            endpoint = self.resolve(segment.leader.endpoint)
-            skipped = {*segment.wireguard_networks}
-            if endpoint and endpoint.ip:
-                skipped.add(host_network(endpoint.ip))
+            skipped = {*segment.wireguard_networks, *self.list_endpoint_networks(segment)}
             for network in (*segment.allowed_ips, *segment.allowed_location_ips):
                 if network not in skipped:
                     yield self.render_tunnel_route(segment, network)
         for peer in self.topology.peers:
             for network in peer.allowed_ips:
                 yield self.render_peer_route(network)
+
+    def list_endpoint_networks(self, segment: Segment) -> Iterator[IPNetwork]:
+        """Where the tunnel's own packets go, which must not go into the tunnel: the endpoint the
+        device is given, and the one it has found for itself.
+        """
+        given = self.render_segment_peer(segment).endpoint
+        found = self.observations.endpoints.get(segment.key)
+        for endpoint in (given, found):
+            if endpoint and endpoint.ip:
+                yield host_network(endpoint.ip)
 
     def render_tunnel_route(self, segment: Segment, network: IPNetwork) -> Route:
         gateway = find_family(segment.wireguard_ips, network.version)
@@ -254,9 +265,8 @@ class _View:
 
     def list_local_routes(self) -> Iterator[Route]:
         """To the neighbours' pods; with ``cross`` also to their WireGuard addresses."""
-        for segment in self.topology.segments:
-            if segment.neighbourhood == self.segment.neighbourhood:
-                yield from self.list_neighbour_routes(segment)
+        for segment in self.nearby:
+            yield from self.list_neighbour_routes(segment)
         for address in self.list_encapsulated():
             yield Route(
                 destination=host_network(address),
@@ -278,10 +288,12 @@ class _View:
                 yield from self.route_via(segment.leader, network)
 
     def route_via(self, node: Node, network: IPNetwork) -> Iterator[Route]:
-        """A route through another node of the location, if both have addresses of the family."""
+        """A route through another node of the location, if both have addresses of the family,
+        and not by mistake the same one, which no kernel takes for a gateway.
+        """
         own = self.find_internal(network.version)
         gateway = find_family(node.internal_ips, network.version)
-        if own is None or gateway is None:
+        if own is None or gateway is None or own.ip == gateway.ip:
             return
         link = (
             self.options.tunnel
@@ -303,7 +315,7 @@ class _View:
         own = self.find_internal(4)
         for node in self.neighbours:
             gateway = find_family(node.internal_ips, 4)
-            if own and gateway and self.encapsulates(own, gateway.ip):
+            if own and gateway and own.ip != gateway.ip and self.encapsulates(own, gateway.ip):
                 yield gateway.ip
 
     def list_rules(self) -> Iterator[Rule]:
@@ -325,7 +337,9 @@ class _View:
             sources += self.node.pod_subnets
         firewall = Firewall(
             known=collapse(self.list_known()),
-            masquerade_destinations=collapse(self.segment.allowed_location_ips),
+            masquerade_destinations=collapse(
+                network for segment in self.nearby for network in segment.allowed_location_ips
+            ),
             masquerade_sources=collapse(sources),
             forward=collapse(self.list_forwarded() if self.options.forward_rules else ()),
         )
@@ -333,11 +347,13 @@ class _View:
         return firewall if active else None
 
     def list_known(self) -> Iterator[IPNetwork]:
-        """The mesh's own addresses. Own allowed location IPs are not: those are masqueraded."""
+        """The mesh's addresses, but for the own location's allowed location IPs, which are
+        masqueraded.
+        """
         for segment in self.topology.segments:
             yield from segment.allowed_ips
-            if segment is not self.segment:
-                yield from segment.allowed_location_ips
+        for segment in self.tunnelled:
+            yield from segment.allowed_location_ips
         for peer in self.topology.peers:
             yield from peer.allowed_ips
         yield from self.topology.settings.service_cidrs

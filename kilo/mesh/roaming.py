@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from kilo.mesh.keys import WITHHELD, PublicKey
+from kilo.mesh.keys import PublicKey, Withheld
 from kilo.mesh.model import Endpoint, Node, Peer
 from kilo.mesh.state import PeerStats, WireGuardPeer
 
@@ -45,7 +45,7 @@ def settle(
         _settle_peer(peer, present.get(peer.key), observed, configured.get(peer.public_key))
         for peer in desired
     )
-    return frozenset(peer for peer in settled if peer.preshared_key is not WITHHELD)
+    return frozenset(peer for peer in settled if not isinstance(peer.preshared_key, Withheld))
 
 
 def _settle_peer(
@@ -56,7 +56,7 @@ def _settle_peer(
 ) -> WireGuardPeer:
     if present is None:
         return peer
-    if peer.preshared_key is WITHHELD:
+    if isinstance(peer.preshared_key, Withheld):
         peer = replace(peer, preshared_key=present.preshared_key)
     if _keeps_live_endpoint(peer, present, observed, configured):
         peer = replace(peer, endpoint=present.endpoint)

@@ -169,11 +169,12 @@ class Firewall:
             ("masquerade-sources", self.masquerade_sources),
             ("forward", self.forward),
         )
-        return "firewall " + " ".join(
+        parts = (
             f"{name} {','.join(map(str, sort_networks(networks)))}"
             for name, networks in sets
             if networks
         )
+        return " ".join(("firewall", *parts))
 
 
 Resource = Link | Address | WireGuardDevice | WireGuardPeer | Route | Rule | Firewall

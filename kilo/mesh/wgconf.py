@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_network
+from typing import TypeVar
 
 from kilo.errors import MeshError
 from kilo.mesh.keys import PresharedKey, PublicKey
 from kilo.mesh.model import Endpoint, IPNetwork
 from kilo.mesh.state import sort_networks
 from kilo.mesh.topology import Topology
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,25 +56,47 @@ def _render_peer(peer: PeerConf) -> Iterator[str]:
         yield f"PersistentKeepalive = {peer.keepalive_seconds}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """The right side of one line; an error about it says which line, never a secret."""
+
+    line: int
+    name: str
+    text: str = field(repr=False)
+
+    def read(self, parse: Callable[[str], T]) -> T:
+        try:
+            return parse(self.text)
+        except ValueError as error:
+            raise ValueError(f"line {self.line}: {self.name} {error}") from None
+
+
+_Section = dict[str, _Setting]
+
+
 def parse_conf(text: str) -> Conf:
-    """From INI text; ``ValueError`` names the line that cannot be read."""
-    interface: dict[str, str] = {}
-    peers: list[dict[str, str]] = []
-    section: dict[str, str] | None = None
+    """From INI text; ``ValueError`` names the line that cannot be read.
+
+    Settings that WireGuard itself does not know (``wg-quick``'s ``Address``, say) are skipped.
+    """
+    interface: _Section = {}
+    peers: list[_Section] = []
+    section: _Section | None = None
     for number, line in _list_lines(text):
         if line.lower() == "[interface]":
             section = interface
         elif line.lower() == "[peer]":
-            section = {}
+            # A block without a key is an error of the block's first line.
+            section = {"publickey": _Setting(number, "PublicKey", "")}
             peers.append(section)
         else:
-            name, equals, value = line.partition("=")
+            name, equals, value = (part.strip() for part in line.partition("="))
             if not equals or section is None:
                 raise ValueError(f"line {number}: is not a setting inside a section")
-            _put(section, name.strip().lower(), value.strip())
+            _put(section, _Setting(number, name, value))
     port = interface.get("listenport")
     return Conf(
-        listen_port=int(port) if port is not None else None,
+        listen_port=port.read(_parse_number) if port else None,
         peers=tuple(map(_parse_peer, peers)),
     )
 
@@ -83,28 +108,53 @@ def _list_lines(text: str) -> Iterator[tuple[int, str]]:
             yield number, content
 
 
-def _put(section: dict[str, str], name: str, value: str) -> None:
+def _put(section: _Section, setting: _Setting) -> None:
     """``AllowedIPs`` may be given several times and adds up; anything else is replaced."""
-    if name == "allowedips" and section.get(name):
-        value = f"{section[name]},{value}"
-    section[name] = value
+    name = setting.name.lower()
+    earlier = section.get(name)
+    if name == "allowedips":
+        # Read now, so that an error names the line it stands in.
+        setting.read(_parse_allowed_ips)
+        if earlier:
+            setting = replace(setting, text=f"{earlier.text},{setting.text}")
+    section[name] = setting
 
 
-def _parse_peer(fields: dict[str, str]) -> PeerConf:
-    endpoint, preshared = fields.get("endpoint"), fields.get("presharedkey")
-    keepalive = fields.get("persistentkeepalive", "0")
+def _parse_peer(section: _Section) -> PeerConf:
+    def read(name: str, parse: Callable[[str], T], default: T) -> T:
+        setting = section.get(name)
+        return setting.read(parse) if setting else default
+
     return PeerConf(
-        public_key=PublicKey.parse(fields.get("publickey", "")),
-        allowed_ips=_parse_allowed_ips(fields.get("allowedips", "")),
-        endpoint=Endpoint.parse(endpoint) if endpoint else None,
-        preshared_key=PresharedKey.parse(preshared) if preshared else None,
-        keepalive_seconds=0 if keepalive == "off" else int(keepalive),
+        public_key=section["publickey"].read(PublicKey.parse),
+        allowed_ips=read("allowedips", _parse_allowed_ips, ()),
+        endpoint=read("endpoint", _parse_endpoint, None),
+        preshared_key=read("presharedkey", _parse_preshared_key, None),
+        keepalive_seconds=read("persistentkeepalive", _parse_keepalive, 0),
     )
 
 
 def _parse_allowed_ips(text: str) -> tuple[IPNetwork, ...]:
-    parts: Iterable[str] = (part.strip() for part in text.split(","))
+    parts = (part.strip() for part in text.split(","))
     return tuple(ip_network(part, strict=False) for part in parts if part)
+
+
+def _parse_endpoint(text: str) -> Endpoint | None:
+    return Endpoint.parse(text)
+
+
+def _parse_preshared_key(text: str) -> PresharedKey | None:
+    return PresharedKey.parse(text)
+
+
+def _parse_keepalive(text: str) -> int:
+    return 0 if text == "off" else _parse_number(text)
+
+
+def _parse_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise ValueError("is not a number from 0 to 65535")
+    return int(text)
 
 
 def render_peer_conf(topology: Topology, peer_name: str) -> str:

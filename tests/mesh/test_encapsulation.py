@@ -1,0 +1,162 @@
+"""Spec section 5: which packets between nodes of one location travel inside IPIP."""
+
+from __future__ import annotations
+
+import pytest
+
+from kilo.mesh.model import Encapsulation, Granularity, Settings
+from kilo.mesh.render import RenderOptions
+from tests.mesh.fleets import make_node, make_peer, nets, render_node, say
+
+NEAR = make_node("b", location="east", internal="192.168.1.2/24", pods="10.2.2.0/24")
+FAR = make_node("c", location="east", internal="192.168.7.3/24", pods="10.2.3.0/24")
+LEADER = make_node(
+    "a", location="east", internal="192.168.1.1/24", pods="10.2.1.0/24 fd00:2:1::/64"
+)
+ELSEWHERE = make_node("z", location="west", internal="192.168.2.1/24")
+MESH = [LEADER, NEAR, FAR, ELSEWHERE]
+TO_ELSEWHERE = "route 192.168.2.1/32 via 10.4.0.2 dev kilo0 src 192.168.1.1 onlink"
+
+
+def _set(encapsulation: Encapsulation) -> Settings:
+    return Settings(encapsulation=encapsulation)
+
+
+@pytest.mark.parametrize(
+    ("encapsulation", "routes", "rules"),
+    [
+        pytest.param(
+            Encapsulation.NEVER,
+            [
+                "route 10.2.2.0/24 via 192.168.1.2 dev eth0 onlink",
+                "route 10.2.3.0/24 via 192.168.7.3 dev eth0 onlink",
+                TO_ELSEWHERE,
+            ],
+            [],
+            id="never",
+        ),
+        pytest.param(
+            Encapsulation.CROSSSUBNET,
+            [
+                "route 10.2.2.0/24 via 192.168.1.2 dev eth0 onlink",
+                "route 10.2.3.0/24 via 192.168.7.3 dev tunl0 onlink",
+                TO_ELSEWHERE,
+                "route 192.168.7.3/32 via 192.168.7.3 dev tunl0 onlink table 1107",
+            ],
+            [
+                "rule from 10.2.1.0/24 to 192.168.7.3/32 lookup 1107",
+                "rule to 192.168.7.3/32 iif kilo0 lookup 1107",
+            ],
+            id="crosssubnet: only what lies outside the subnet of the internal IP",
+        ),
+        pytest.param(
+            Encapsulation.ALWAYS,
+            [
+                "route 10.2.2.0/24 via 192.168.1.2 dev tunl0 onlink",
+                "route 10.2.3.0/24 via 192.168.7.3 dev tunl0 onlink",
+                "route 192.168.1.2/32 via 192.168.1.2 dev tunl0 onlink table 1107",
+                TO_ELSEWHERE,
+                "route 192.168.7.3/32 via 192.168.7.3 dev tunl0 onlink table 1107",
+            ],
+            [
+                "rule from 10.2.1.0/24 to 192.168.1.2/32 lookup 1107",
+                "rule from 10.2.1.0/24 to 192.168.7.3/32 lookup 1107",
+                "rule to 192.168.1.2/32 iif kilo0 lookup 1107",
+                "rule to 192.168.7.3/32 iif kilo0 lookup 1107",
+            ],
+            id="always: every neighbour; a tunnel between segments never",
+        ),
+    ],
+)
+def test_a_leader_encapsulates(
+    encapsulation: Encapsulation, routes: list[str], rules: list[str]
+) -> None:
+    state = render_node("a", MESH, settings=_set(encapsulation))
+    assert (say(state.routes), say(state.rules)) == (routes, rules)
+
+
+def test_another_node_encapsulates_what_it_sends_to_its_leader_and_has_no_rule_for_kilo0() -> None:
+    state = render_node(
+        "c", MESH, [make_peer("p", "10.5.0.1/32")], settings=_set(Encapsulation.CROSSSUBNET)
+    )
+    assert say(state.routes) == [
+        "route 10.2.1.0/24 via 192.168.1.1 dev tunl0 onlink",
+        "route 10.2.2.0/24 via 192.168.1.2 dev tunl0 onlink",
+        "route 10.4.0.1/32 via 192.168.1.1 dev tunl0 onlink",
+        "route 10.4.0.2/32 via 192.168.1.1 dev tunl0 onlink",
+        "route 10.5.0.1/32 via 192.168.1.1 dev tunl0 onlink",
+        "route 192.168.1.1/32 via 192.168.1.1 dev tunl0 onlink table 1107",
+        "route 192.168.1.2/32 via 192.168.1.2 dev tunl0 onlink table 1107",
+        "route 192.168.2.1/32 via 192.168.1.1 dev tunl0 onlink",
+    ]
+    assert say(state.rules) == [
+        "rule from 10.2.3.0/24 to 192.168.1.1/32 lookup 1107",
+        "rule from 10.2.3.0/24 to 192.168.1.2/32 lookup 1107",
+    ]
+
+
+def test_without_local_there_is_neither_table_1107_nor_a_rule() -> None:
+    options = RenderOptions(local=False)
+    for name in "ac":
+        state = render_node(name, MESH, settings=_set(Encapsulation.ALWAYS), options=options)
+        assert {route.table for route in state.routes} == {254}
+        assert not state.rules
+
+
+def test_a_node_without_pods_has_no_rule_for_them() -> None:
+    nodes = [make_node("a", internal="192.168.1.1/24"), make_node("b", internal="192.168.1.2/24")]
+    leader, other = (
+        render_node(name, nodes, settings=_set(Encapsulation.ALWAYS)).rules for name in "ab"
+    )
+    assert say(leader) == ["rule to 192.168.1.2/32 iif kilo0 lookup 1107"]
+    assert say(other) == []
+
+
+def test_each_pod_subnet_of_the_family_has_its_rule() -> None:
+    nodes = [
+        make_node("a", internal="192.168.1.1/24"),
+        make_node("b", internal="192.168.1.2/24", pods="10.2.1.0/24 10.2.2.0/24 fd00:2::/64"),
+    ]
+    assert say(render_node("b", nodes, settings=_set(Encapsulation.ALWAYS)).rules) == [
+        "rule from 10.2.1.0/24 to 192.168.1.1/32 lookup 1107",
+        "rule from 10.2.2.0/24 to 192.168.1.1/32 lookup 1107",
+    ]
+
+
+def test_ipip_carries_ipv4_only_so_ipv6_goes_as_it_is() -> None:
+    nodes = [
+        make_node("a", internal="fd00:1::1/64", pods="fd00:2:1::/64"),
+        make_node("b", internal="fd00:1:9::2/64", pods="fd00:2:2::/64"),
+    ]
+    state = render_node("a", nodes, settings=_set(Encapsulation.ALWAYS))
+    assert say(state.routes) == ["route fd00:2:2::/64 via fd00:1:9::2 dev eth0 onlink"]
+    assert not state.rules
+
+
+def test_with_cross_the_location_is_encapsulated_and_the_tunnels_are_not() -> None:
+    settings = Settings(encapsulation=Encapsulation.ALWAYS, granularity=Granularity.CROSS)
+    state = render_node("b", MESH, settings=settings)
+    links = {str(route.destination): route.link for route in state.routes if route.table == 254}
+    assert links == {
+        "10.2.1.0/24": "tunl0",
+        "10.2.3.0/24": "tunl0",
+        "10.4.0.1/32": "tunl0",
+        "10.4.0.3/32": "tunl0",
+        "192.168.2.1/32": "kilo0",
+    }
+    assert {rule.destination for rule in state.rules} == set(nets("192.168.1.1/32 192.168.7.3/32"))
+
+
+def test_two_hosts_with_one_address_do_not_encapsulate_to_themselves() -> None:
+    nodes = [
+        make_node(name, internal="192.168.1.1/24", pods=f"10.2.{i}.0/24")
+        for i, name in enumerate("ab")
+    ]
+    state = render_node("a", nodes, settings=_set(Encapsulation.ALWAYS))
+    assert (state.routes, state.rules) == (frozenset(), frozenset())
+
+
+def test_the_tunnel_is_called_as_the_flag_says() -> None:
+    options = RenderOptions(tunnel="flannel.1")
+    state = render_node("b", [LEADER, NEAR], settings=_set(Encapsulation.ALWAYS), options=options)
+    assert {route.link for route in state.routes} == {"flannel.1"}
