@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 RUN_PACKAGES := python3-venv wireguard-go wireguard-tools nftables iproute2 iputils-ping fping \
 	graphviz procps util-linux
 # The virtual machine in which the kernel's own WireGuard is tested where this kernel has none.
-TEST_PACKAGES := linux-image-amd64 qemu-system-x86 kmod tcpdump
+TEST_PACKAGES := linux-image-amd64 qemu-system-x86 busybox-static kmod tcpdump
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check fmt bench clean

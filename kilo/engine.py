@@ -11,14 +11,14 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
 
 from kilo.backends.base import Backend
 from kilo.dataplane.base import Dataplane
 from kilo.errors import BackendError, ConfigError, DataplaneError, KiloError, MeshError
+from kilo.heard import Heard, LastGood
 from kilo.log import get_logger
-from kilo.mesh.diff import Changes, diff
+from kilo.mesh.diff import diff
 from kilo.mesh.keys import PublicKey
 from kilo.mesh.model import Endpoint, Settings, Snapshot
 from kilo.mesh.plan import (
@@ -29,30 +29,19 @@ from kilo.mesh.plan import (
     join_report,
     make_plan,
 )
-from kilo.mesh.readiness import (
-    Heartbeat,
-    find_next_expiry,
-    find_ready_nodes,
-    note_heartbeats,
-)
 from kilo.mesh.roaming import Observed
-from kilo.mesh.state import DataplaneState, PeerStats, Resource
+from kilo.mesh.state import DataplaneState, PeerStats, Resource, WireGuardPeer
 from kilo.notices import Notices
 from kilo.publisher import RETRY_SECONDS, Publisher
-from kilo.resolver import Resolver
+from kilo.resolver import Lookup, Resolver, look_up
 from kilo.status import Status
-from kilo.storeclock import StoreClock
 
 FIRST_ANSWER_SECONDS = 5.0
 """How long a start waits for a silent store before it takes the snapshot on disk."""
+FOLLOW_AGAIN_SECONDS = 1.0
+LAST_PASS_SECONDS = 20.0
+"""How long a shutdown lets a pass that has begun come to its end."""
 CLEAN_UP_SECONDS = 20.0
-
-
-class LastGood(Protocol):
-    """Keeps the last good snapshot for a start without the store."""
-
-    def load(self) -> Snapshot | None: ...
-    def save(self, snapshot: Snapshot) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +55,7 @@ class CleanUp:
 class Engine:
     """One agent at work."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the parts of an agent, handed in by the program
         self,
         agent: Agent,
         backend: Backend,
@@ -75,26 +64,20 @@ class Engine:
         last_good: LastGood,
         *,
         clean_up: CleanUp = CleanUp(),
+        look_up: Lookup = look_up,
     ) -> None:
         self._agent = agent
         self._backend = backend
         self._dataplane = dataplane
         self._status = status
-        self._last_good = last_good
+        self._heard = Heard(agent.name, last_good)
         self._clean_up = clean_up
         self._log = get_logger("engine")
         self._notices = Notices("engine")
         self._publisher = Publisher(backend, failed=lambda: self._count_error("publish"))
-        self._resolver = Resolver(changed=self._note_change)
-        self._clock = StoreClock()
+        self._resolver = Resolver(changed=self._note_change, look_up=look_up)
         self._pass_due = asyncio.Event()
-        self._heard = asyncio.Event()
         self._changed_at: float | None = None
-        self._snapshot: Snapshot | None = None
-        self._saved: Snapshot | None = None
-        self._heartbeats: dict[str, Heartbeat] = {}
-        self._ready: frozenset[str] = frozenset()
-        self._plan: Plan | None = None
         self._stats: Mapping[PublicKey, PeerStats] = {}
         self._configured: Mapping[PublicKey, Endpoint] = {}
         self._initial: DataplaneState | None = None
@@ -104,32 +87,34 @@ class Engine:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set, then undo what the flags say.
 
-        ``ConfigError`` if the host cannot take part at all.
+        ``ConfigError`` if the host cannot take part at all. After that, or any other exception,
+        which is a bug, nothing is undone: a mesh that works goes on without its agent.
         """
-        try:
-            await self._work(stop)
-        finally:
-            await self._shut_down()
+        await self._work(stop)
+        await self._shut_down()
 
     async def _work(self, stop: asyncio.Event) -> None:
-        tasks = (
+        followers = (
             self._follow_backend(),
             self._fall_back_to_disk(),
             self._follow_kernel(),
             self._follow_readiness(),
-            self._resync(),
             self._publisher.run(),
             self._resolver.run(),
-            self._reconcile(),
         )
         try:
             async with asyncio.TaskGroup() as group:
-                running = [group.create_task(task) for task in tasks]
+                running = [group.create_task(follower) for follower in followers]
+                passes = group.create_task(self._reconcile(stop))
                 await stop.wait()
                 for task in running:
                     task.cancel()
+                self._pass_due.set()
+                # Not cancelled: half a pass would be half a network, and its threads would go on.
+                await asyncio.wait({passes}, timeout=LAST_PASS_SECONDS)
+                passes.cancel()
         except ExceptionGroup as errors:
-            raise _find_cause(errors) from errors
+            raise _find_cause(errors) from None
 
     # What makes a pass due.
 
@@ -139,124 +124,97 @@ class Engine:
         self._pass_due.set()
 
     async def _follow_backend(self) -> None:
-        async for item in self._backend.watch():
-            if isinstance(item, BackendError):
-                self._lose_store(item)
-            else:
-                self._hear(item)
+        while True:
+            try:
+                async for item in self._backend.watch():
+                    if isinstance(item, BackendError):
+                        self._lose_store(item)
+                    else:
+                        self._hear(item)
+            except BackendError as error:
+                self._lose_store(error)
+            await asyncio.sleep(FOLLOW_AGAIN_SECONDS)
 
     def _lose_store(self, error: BackendError) -> None:
-        self._clock.stop()
         self._status.store_error = str(error)
         self._status.store_up.set(0)
         self._count_error("store")
         self._log.error("store cannot be heard: the network stays as it is", error=str(error))
-        self._load_last_good()
-
-    def _hear(self, snapshot: Snapshot) -> None:
-        if self._clock.stopped:
-            self._log.info("store is heard again")
-            self._publisher.hurry()
-        self._clock.start()
-        self._status.store_error = ""
-        self._status.store_up.set(1)
-        self._heartbeats = note_heartbeats(
-            self._heartbeats, snapshot.last_seen, now=self._clock.now(), wall=time.time()
-        )
-        if self._publisher.report is not None:
-            snapshot = join_report(snapshot, self._publisher.report)
-        changed = snapshot != self._snapshot or not self._heard.is_set()
-        self._snapshot = snapshot
-        self._heard.set()
-        if changed or self._find_ready() != self._ready:
+        if self._heard.lose():
             self._note_change()
 
-    def _find_ready(self) -> frozenset[str]:
-        if self._snapshot is None:
-            return frozenset()
-        nodes = find_ready_nodes(
-            self._snapshot, self._heartbeats, now=self._clock.now(), local=self._agent.name
-        )
-        return frozenset(node.name for node in nodes)
+    def _hear(self, snapshot: Snapshot) -> None:
+        if self._heard.is_away:
+            self._log.info("store is heard again")
+            self._publisher.hurry()
+        self._status.store_error = ""
+        self._status.store_up.set(1)
+        if self._heard.hear(snapshot, self._publisher.report):
+            self._note_change()
 
     async def _fall_back_to_disk(self) -> None:
         """A store that says nothing at all is as good as away."""
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_ANSWER_SECONDS):
-                await self._heard.wait()
+                await self._heard.first_answer.wait()
                 return
-        self._clock.stop()
-        self._load_last_good()
-
-    def _load_last_good(self) -> None:
-        """Take the snapshot on disk if nothing was ever heard; its nodes count as live."""
-        if self._snapshot is not None:
-            return
-        snapshot = self._last_good.load()
-        if snapshot is None:
-            return
-        now = self._clock.now()
-        self._heartbeats = {
-            name: Heartbeat(stamp=stamp, seen_at=now) for name, stamp in snapshot.last_seen.items()
-        }
-        self._snapshot = self._saved = snapshot
-        self._log.warning("starting from the last good snapshot", nodes=len(snapshot.nodes))
-        self._note_change()
+        if not self._heard.is_away:
+            self._lose_store(BackendError(f"store: no answer for {FIRST_ANSWER_SECONDS:.0f} s"))
 
     async def _follow_kernel(self) -> None:
-        async for _ in self._dataplane.drift():
-            self._pass_due.set()
+        while True:
+            try:
+                async for _ in self._dataplane.drift():
+                    self._pass_due.set()
+            except DataplaneError as error:
+                self._notices.tell("kernel not followed, only resyncs repair it", [str(error)])
+            await asyncio.sleep(FOLLOW_AGAIN_SECONDS)
 
     async def _follow_readiness(self) -> None:
-        """Wake when the next node has been silent for too long."""
+        """Notice when a node has been silent for too long."""
         while True:
-            now = self._clock.now()
-            expiry = None if self._clock.stopped else find_next_expiry(self._heartbeats, now=now)
-            await asyncio.sleep(1.0 if expiry is None else min(1.0, expiry - now) + 0.01)
-            if self._heard.is_set() and self._find_ready() != self._ready:
+            await self._heard.wait_for_silence()
+            if self._heard.first_answer.is_set() and self._heard.has_new_readiness():
                 self._note_change()
-
-    async def _resync(self) -> None:
-        while True:
-            await asyncio.sleep(self._resync_seconds)
-            self._pass_due.set()
 
     # A pass.
 
-    async def _reconcile(self) -> None:
+    async def _reconcile(self, stop: asyncio.Event) -> None:
         while True:
             await self._wait_until_due()
-            if self._snapshot is None:
+            if stop.is_set():
+                return
+            snapshot = self._heard.snapshot
+            if snapshot is None:
                 continue
             changed_at, self._changed_at = self._changed_at, None
+            self._heard.note_readiness()
             try:
-                await self._make_pass(self._snapshot)
-            except (MeshError, DataplaneError) as error:
-                self._fail([error])
-            except ExceptionGroup as errors:
+                await self._make_pass(snapshot, changed_at)
+            except* (MeshError, DataplaneError) as errors:
+                self._changed_at = changed_at or self._changed_at
                 self._fail(_flatten(errors))
-            else:
-                self._succeed(changed_at)
 
     async def _wait_until_due(self) -> None:
-        """Until something asks for a pass or, after a failed one, the back-off is over."""
-        index = min(self._failures, len(RETRY_SECONDS)) - 1
-        pause = RETRY_SECONDS[index] if self._failures else None
+        """Until something asks for a pass, or it is time for a resync or for another try."""
+        pause = self._resync_seconds
+        if self._failures:
+            pause = min(pause, RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS)) - 1])
         with suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await self._pass_due.wait()
         self._pass_due.clear()
 
-    async def _make_pass(self, snapshot: Snapshot) -> None:
+    async def _make_pass(self, snapshot: Snapshot, changed_at: float | None) -> None:
         self._status.reconciles.inc()
         plan = await self._make_plan(snapshot)
-        self._adopt(plan)
+        self._adopt(plan, snapshot)
         for change in plan.changes:
             self._log.info("change", change=str(change))
-        if plan.changes:
-            await self._apply(plan.changes)
+        await self._apply(plan)
         self._status.state = plan.desired
-        self._save(plan)
+        self._succeed(changed_at)
+        await self._heard.keep(join_report(snapshot, plan.report))
 
     async def _make_plan(self, snapshot: Snapshot) -> Plan:
         facts = await self._dataplane.facts()
@@ -264,11 +222,12 @@ class Engine:
         if self._initial is None:
             self._initial = actual
         earlier, self._stats = self._stats, await self._dataplane.observe()
+        self._status.session_resets.inc(count_resets(earlier, self._stats))
         knowledge = Knowledge(
             snapshot=snapshot,
             facts=facts,
-            heartbeats=self._heartbeats,
-            now=self._clock.now(),
+            heartbeats=self._heard.heartbeats,
+            now=self._heard.now,
             observed=Observed(now=time.time(), stats=self._stats, earlier=earlier),
             resolved=self._resolver.answers,
             configured=self._configured,
@@ -276,59 +235,50 @@ class Engine:
         )
         return make_plan(self._agent, knowledge, actual)
 
-    def _adopt(self, plan: Plan) -> None:
+    def _adopt(self, plan: Plan, snapshot: Snapshot) -> None:
         """Take the plan for what is so, and show it."""
         self._publisher.offer(plan.report)
-        if self._snapshot is not None:
-            self._snapshot = join_report(self._snapshot, plan.report)
-        self._plan = plan
-        self._configured = plan.configured
-        self._ready = frozenset(node.name for node in plan.topology.nodes)
+        self._heard.report(plan.report)
+        self._heard.note_readiness()
         self._resync_seconds = plan.settings.resync_period_seconds
         self._resolver.want(find_endpoint_names(plan.topology))
-        self._notices.tell("problem", map(str, self._snapshot.problems if self._snapshot else ()))
+        self._notices.tell("problem", map(str, snapshot.problems))
         self._notices.tell("refusal", map(str, plan.topology.refusals))
         self._notices.tell("warning", plan.warnings)
-        self._show(plan)
+        self._show(plan, snapshot)
 
-    def _show(self, plan: Plan) -> None:
+    def _show(self, plan: Plan, snapshot: Snapshot) -> None:
         status, topology = self._status, plan.topology
         status.topology = topology
         status.stats = self._stats
-        if self._snapshot is not None:
-            status.snapshot = self._snapshot
-        status.nodes.set(len(self._ready))
+        status.snapshot = join_report(snapshot, plan.report)
+        status.nodes.set(len(list(topology.nodes)))
         status.peers.set(len(topology.peers))
         status.leader.set(any(s.leader.name == self._agent.name for s in topology.segments))
-        status.invalid.set(len(status.snapshot.problems))
+        status.invalid.set(len(snapshot.problems))
         status.refused.set(len(topology.refusals))
 
-    async def _apply(self, changes: Changes) -> None:
-        for change in changes:
-            self._status.writes.labels(_name_kind(change.resource)).inc()
+    async def _apply(self, plan: Plan) -> None:
         try:
-            await self._dataplane.apply(changes)
-        finally:
-            after = await self._dataplane.observe()
-            self._status.session_resets.inc(count_resets(self._stats, after))
-            self._stats = self._status.stats = after
+            if plan.changes:
+                await self._dataplane.apply(plan.changes)
+        except ExceptionGroup as errors:
+            # By contract each text begins with its step.
+            refused = (str(error).partition(": ")[0] for error in _flatten(errors))
+            self._note_applied(plan, refused=frozenset(refused))
+            raise
+        self._note_applied(plan, refused=frozenset())
 
-    def _save(self, plan: Plan) -> None:
-        """Keep what just worked, for a start without the store; nothing if it is kept already."""
-        if self._snapshot is None or self._clock.stopped:
-            return
-        ready = {node.name for node in plan.topology.nodes}
-        stamps = {n: beat.stamp for n, beat in self._heartbeats.items() if n in ready}
-        snapshot = replace(self._snapshot, last_seen=stamps, problems=())
-        same_ready = self._saved is not None and self._saved.last_seen.keys() == stamps.keys()
-        if snapshot == self._saved and same_ready:
-            return
-        try:
-            self._last_good.save(snapshot)
-        except KiloError as error:
-            self._notices.tell("snapshot not kept", [str(error)])
-        else:
-            self._saved = snapshot
+    def _note_applied(self, plan: Plan, *, refused: frozenset[str]) -> None:
+        """Count what was written. An endpoint that was refused is as new at the next pass."""
+        configured = dict(plan.configured)
+        for change in plan.changes:
+            resource = change.resource
+            if str(change) not in refused:
+                self._status.writes.labels(_name_kind(resource)).inc()
+            elif isinstance(resource, WireGuardPeer) and resource.public_key in self._configured:
+                configured[resource.public_key] = self._configured[resource.public_key]
+        self._configured = configured
 
     def _succeed(self, changed_at: float | None) -> None:
         self._failures = 0
@@ -360,8 +310,8 @@ class Engine:
             try:
                 async with asyncio.timeout(CLEAN_UP_SECONDS):
                     await undo()
-            except (KiloError, TimeoutError, ExceptionGroup) as error:
-                for cause in _flatten(error):
+            except* (KiloError, TimeoutError) as errors:
+                for cause in _flatten(errors):
                     text = str(cause) or type(cause).__name__
                     self._log.error("clean-up incomplete", error=text)
 
@@ -370,7 +320,8 @@ class Engine:
         if self._initial is None:
             return
         actual = await self._dataplane.read()
-        links = frozenset() if self._clean_up.interface else self._initial.links
+        keeps = actual.links and not self._clean_up.interface
+        links = self._initial.links if keeps else frozenset()
         kept = DataplaneState(links=links, devices=actual.devices if links else frozenset())
         changes = diff(actual, kept)
         await self._dataplane.apply(changes)
@@ -401,6 +352,7 @@ def _flatten(error: BaseException) -> list[BaseException]:
 
 
 def _find_cause(errors: ExceptionGroup[Exception]) -> BaseException:
-    """What the program ends with: the configuration error if that is why, else everything."""
-    causes = [leaf for leaf in _flatten(errors) if isinstance(leaf, ConfigError)]
-    return causes[0] if causes else errors
+    """What the program ends with: the configuration error if that is why, or the one bug."""
+    causes = _flatten(errors)
+    told = [cause for cause in causes if isinstance(cause, ConfigError)]
+    return told[0] if told else causes[0] if len(causes) == 1 else errors

@@ -4,7 +4,8 @@
     ├── ConfigError       flags, environment, host: the program ends with 1 and one line
     ├── MeshError         what the mesh is said to be cannot be built: the network stays as it is
     ├── BackendError      the store cannot be used: the last snapshot stays in force
-    └── DataplaneError    the kernel refused or is not as needed: tried again at the next pass
+    ├── DataplaneError    the kernel refused or is not as needed: tried again at the next pass
+    └── LabError          a lab on this machine is not there, half there or cannot be made
 
 Exceptions of libraries are translated into these once, in the driver that calls the
 library, with ``raise ... from error``. No message ever holds a private or preshared key.
@@ -31,3 +32,7 @@ class BackendError(KiloError):
 
 class DataplaneError(KiloError):
     """One operation on the kernel failed; names the object and the operation."""
+
+
+class LabError(KiloError):
+    """An operation on a lab failed; names the lab or the host, and the operation."""

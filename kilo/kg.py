@@ -8,8 +8,9 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from kilo import __version__
@@ -54,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"kg: {error}", file=sys.stderr)
         return 1
     except ExceptionGroup as errors:
-        for error in flatten_errors(errors):
-            print(f"kg: {error}", file=sys.stderr)
+        for leaf in flatten_errors(errors):
+            print(f"kg: {leaf}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -64,8 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def dispatch(words: list[str]) -> int:
     """The command that the words ask for."""
     config = parse_agent_flags(words, os.environ)
-    if config is None:  # help was asked for, and printed
-        return 0
     if config.command == "version":
         print(f"kg {__version__}")
         return 0
@@ -81,14 +80,12 @@ def dispatch(words: list[str]) -> int:
 async def run_agent(config: AgentConfig) -> int:
     """Work until SIGTERM or SIGINT."""
     with hold_lock(STATE, config.interface):
-        key = load_or_create_private_key(KEY)
-        register_secret(key)
         status = Status(name=config.name, interface=config.interface)
-        async with open_both(config, key) as (backend, dataplane):
+        async with open_site(config, load_or_create_private_key) as site:
             engine = Engine(
-                make_agent(config, key),
-                backend,
-                dataplane,
+                site.agent,
+                site.backend,
+                site.dataplane,
                 status,
                 SnapshotFile(SNAPSHOT),
                 clean_up=config.clean_up,
@@ -104,7 +101,8 @@ async def run_agent(config: AgentConfig) -> int:
 
 def catch_signals() -> asyncio.Event:
     """Set by the first SIGTERM or SIGINT; later ones change nothing, so that the clean-up that
-    the first one starts is never left half done."""
+    the first one starts is never left half done.
+    """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -113,9 +111,8 @@ def catch_signals() -> asyncio.Event:
 
 async def dry_run(config: AgentConfig) -> int:
     """Print what would be changed now."""
-    key = find_key()
-    async with open_both(config, key) as (backend, dataplane):
-        plan, snapshot = await plan_once(make_agent(config, key), backend, dataplane)
+    async with open_site(config, find_key) as site:
+        plan, snapshot = await plan_once(site.agent, site.backend, site.dataplane)
     for line in (*snapshot.problems, *plan.topology.refusals, *plan.warnings):
         print(f"kg: {line}", file=sys.stderr)
     print(plan.changes or "nothing to change")
@@ -125,14 +122,14 @@ async def dry_run(config: AgentConfig) -> int:
 async def uninstall(config: AgentConfig) -> int:
     """Undo everything that any agent of this host has done to its network; keep the key."""
     with hold_lock(STATE, config.interface):
-        async with open_both(config, find_key()) as (backend, dataplane):
-            changes = diff(await dataplane.read(), DataplaneState())
+        async with open_site(config, find_key) as site:
+            changes = diff(await site.dataplane.read(), DataplaneState())
             print(changes or "nothing to remove")
             if config.dry_run:
                 return 0
-            await dataplane.apply(changes)
+            await site.dataplane.apply(changes)
             SnapshotFile(SNAPSHOT).remove()
-            await withdraw(backend, config.name)
+            await withdraw(site.backend, config.name)
     return 0
 
 
@@ -145,42 +142,49 @@ async def withdraw(backend: Backend, name: str) -> None:
         print(f"kg: report of {name} not withdrawn: {error}", file=sys.stderr)
 
 
-def find_key() -> PrivateKey:
+def find_key(path: Path) -> PrivateKey:
     """The host's key, or one for this moment only, where nothing may be written."""
     try:
-        return load_private_key(KEY)
+        return load_private_key(path)
     except FileNotFoundError:
         return generate_private_key()
 
 
-def make_agent(config: AgentConfig, key: PrivateKey) -> Agent:
-    """Who this agent is."""
-    return Agent(
-        name=config.name,
-        public_key=public_key(key),
-        options=config.options,
-        policy=config.policy,
-        flags=config.settings,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """The store and the kernel that an agent stands between."""
+
+    agent: Agent
+    backend: Backend
+    dataplane: Dataplane
 
 
 @asynccontextmanager
-async def open_both(
-    config: AgentConfig, key: PrivateKey
-) -> AsyncIterator[tuple[Backend, Dataplane]]:
-    """The store and the kernel, closed at the end."""
-    backend = await open_backend(config.backend)
-    dataplane = LinuxDataplane(
-        config.interface,
-        wireguard=WireGuard(config.interface, key, create=config.create_interface),
-        firewall=NFTables(),
-        hostname=config.name,
-    )
-    try:
-        yield backend, dataplane
-    finally:
-        await dataplane.close()
-        await backend.close()
+async def open_site(
+    config: AgentConfig, load_key: Callable[[Path], PrivateKey]
+) -> AsyncIterator[Site]:
+    """The store and the kernel, closed at the end.
+
+    The store comes first: who asks for one that there is not should not be left with a key.
+    """
+    async with AsyncExitStack() as stack:
+        backend = await open_backend(config.backend)
+        stack.push_async_callback(backend.close)
+        key = load_key(KEY)
+        register_secret(key)
+        wireguard = WireGuard(config.interface, key, create=config.create_interface)
+        dataplane = LinuxDataplane(
+            config.interface, wireguard=wireguard, firewall=NFTables(), hostname=config.name
+        )
+        stack.push_async_callback(dataplane.close)
+        agent = Agent(
+            name=config.name,
+            public_key=public_key(key),
+            options=config.options,
+            policy=config.policy,
+            flags=config.settings,
+        )
+        yield Site(agent=agent, backend=backend, dataplane=dataplane)
 
 
 def flatten_errors(errors: BaseExceptionGroup[BaseException]) -> list[BaseException]:

@@ -10,6 +10,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from ipaddress import ip_address
 
 from kilo.log import get_logger
@@ -37,11 +38,21 @@ def choose_address(answers: Iterable[IPAddress], current: IPAddress | None) -> I
 class Resolver:
     """Keeps the answers for the names that are wanted, and says when one changes."""
 
-    def __init__(self, *, changed: Callable[[], None], look_up: Lookup = look_up) -> None:
+    def __init__(
+        self,
+        *,
+        changed: Callable[[], None],
+        look_up: Lookup = look_up,
+        refresh_seconds: float = REFRESH_SECONDS,
+        patience_seconds: float = LOOKUP_SECONDS,
+    ) -> None:
         self._changed = changed
         self._look_up = look_up
+        self._refresh_seconds = refresh_seconds
+        self._patience_seconds = patience_seconds
         self._log = get_logger("resolver")
         self._answers: dict[str, IPAddress] = {}
+        self._lookups: dict[str, asyncio.Future[list[IPAddress]]] = {}
         self._wanted: dict[str, str] = {}
         self._wanted_changed = asyncio.Event()
 
@@ -74,13 +85,13 @@ class Resolver:
         while True:
             failures = 0 if await self._refresh(name, first_failure=not failures) else failures + 1
             retry = RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1]
-            await asyncio.sleep(retry if failures else REFRESH_SECONDS)
+            await asyncio.sleep(retry if failures else self._refresh_seconds)
 
     async def _refresh(self, name: str, *, first_failure: bool) -> bool:
         """Ask once; True if there was an answer. A failure is logged when it is the first."""
         try:
-            async with asyncio.timeout(LOOKUP_SECONDS):
-                answers = await run_in_daemon_thread(lambda: self._look_up(name))
+            async with asyncio.timeout(self._patience_seconds):
+                answers = await asyncio.shield(self._begin_lookup(name))
             address = choose_address(answers, self._answers.get(name))
         except (OSError, IndexError, UnicodeError, TimeoutError) as error:
             if first_failure:
@@ -90,6 +101,15 @@ class Resolver:
             self._answers[name] = address
             self._changed()
         return True
+
+    def _begin_lookup(self, name: str) -> asyncio.Future[list[IPAddress]]:
+        """The lookup of the name. One that still hangs is not begun again beside itself: each
+        holds a thread for as long as the C library likes.
+        """
+        self._lookups = {n: lookup for n, lookup in self._lookups.items() if not lookup.done()}
+        if name not in self._lookups:
+            self._lookups[name] = run_in_daemon_thread(lambda: self._look_up(name))
+        return self._lookups[name]
 
     def _complain(self, name: str, error: Exception) -> None:
         kept = self._answers.get(name)
@@ -102,7 +122,9 @@ class Resolver:
         )
 
 
-async def run_in_daemon_thread(blocking: Callable[[], list[IPAddress]]) -> list[IPAddress]:
+def run_in_daemon_thread(
+    blocking: Callable[[], list[IPAddress]],
+) -> asyncio.Future[list[IPAddress]]:
     """The result of a blocking call, in a thread that the program's end does not wait for.
 
     A lookup may hang for as long as the C library likes; the loop's own executor would be
@@ -110,23 +132,26 @@ async def run_in_daemon_thread(blocking: Callable[[], list[IPAddress]]) -> list[
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[list[IPAddress]] = loop.create_future()
+    # Retrieves the error of a lookup that nobody waits for any more: asyncio would log it.
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
-    def settle(result: list[IPAddress] | None, error: Exception | None) -> None:
+    def settle(result: list[IPAddress], error: Exception | None) -> None:
         if future.done():
             return
-        if error is not None:
-            future.set_exception(error)
-        elif result is not None:
+        if error is None:
             future.set_result(result)
+        else:
+            future.set_exception(error)
 
     def work() -> None:
-        result, failure = None, None
+        result: list[IPAddress] = []
+        failure = None
         try:
             result = blocking()
         except Exception as error:  # noqa: BLE001  handed to the waiting task whole
             failure = error
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
             loop.call_soon_threadsafe(settle, result, failure)
 
     threading.Thread(target=work, name="resolver", daemon=True).start()
-    return await future
+    return future

@@ -1,0 +1,300 @@
+"""The agent's flags (spec section 2), and the configuration they come to.
+
+What a later release brings is known here, and refused in one line when somebody asks for it.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+from kilo.backends.documents import DEFAULT_TOPOLOGY_LABEL, is_object_name
+from kilo.backends.opening import BACKENDS, DEFAULT_DIRECTORY, BackendConfig
+from kilo.engine import CleanUp
+from kilo.errors import ConfigError
+from kilo.flags import BOOL, DURATION, STRING, Flag, FlagSet, Kind, Parsed, list_of, parse_int
+from kilo.log import LEVELS
+from kilo.mesh.host import CNI_BRIDGE, AddressPolicy
+from kilo.mesh.model import Encapsulation, Granularity, IPNetwork, PartialSettings, Settings
+from kilo.mesh.render import RenderOptions
+
+MAX_INTERFACE_BYTES = 15
+"""The kernel's IFNAMSIZ less the terminating zero."""
+MTU_RANGE = range(1280, 65536)
+"""Bytes: what IPv6 asks of every link (RFC 8200 section 5), up to what IP can carry."""
+
+
+def parse_network(text: str) -> IPNetwork:
+    """A CIDR; host bits are an error, since they hide what was meant."""
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise ValueError("is not a CIDR without host bits, such as 10.4.0.0/16") from error
+
+
+def parse_mtu(text: str) -> int | None:
+    """Bytes, or None for ``auto``."""
+    if text == "auto":
+        return None
+    return parse_between(text, MTU_RANGE)
+
+
+def parse_port(text: str) -> int:
+    """A UDP port."""
+    return parse_between(text, range(1, 65536))
+
+
+def parse_between(text: str, allowed: range) -> int:
+    """A whole number of the range."""
+    number = parse_int(text)
+    if number not in allowed:
+        raise ValueError(f"is not within {allowed.start}-{allowed.stop - 1}")
+    return number
+
+
+def parse_interface(text: str) -> str:
+    """A name that the kernel takes for a link."""
+    if not 0 < len(text.encode()) <= MAX_INTERFACE_BYTES or text in (".", ".."):
+        raise ValueError(f"is not a link's name: 1 to {MAX_INTERFACE_BYTES} bytes")
+    if any(character.isspace() or character in "/:" for character in text):
+        raise ValueError("is not a link's name: it has a space, '/' or ':'")
+    return text
+
+
+NETWORK = Kind(word="CIDR", parse=parse_network)
+NETWORKS = list_of(NETWORK, "CIDRs")
+MTU = Kind(word="bytes|auto", parse=parse_mtu, show=lambda mtu: str(mtu or "auto"))
+PORT = Kind(word="port", parse=parse_port)
+INTERFACE = Kind(word="name", parse=parse_interface)
+PATH = Kind(word="path", parse=Path)
+
+LATER: Mapping[str, str] = {
+    "cni-path": "CNI",
+    "compatibility": "running beside Flannel or Cilium",
+    "kubeconfig": "the kubernetes backend",
+    "master": "the kubernetes backend",
+}
+"""Flags that are known, and what they are for, which comes later."""
+
+FLAGS: tuple[Flag[Any], ...] = (
+    Flag("backend", STRING, "kubernetes", "where the mesh is written down", choices=BACKENDS),
+    Flag(
+        "clean-up",
+        BOOL,
+        default=True,
+        help="undo the changes to the host's network at shutdown",
+    ),
+    Flag(
+        "clean-up-interface",
+        BOOL,
+        default=False,
+        help="also delete the WireGuard interface at shutdown",
+    ),
+    Flag(
+        "cni",
+        BOOL,
+        None,
+        "manage the node's CNI configuration",
+        default_text="true; false with --backend=file or etcd",
+    ),
+    Flag("cni-path", PATH, Path("/etc/cni/net.d/10-kilo.conflist"), "path of that configuration"),
+    Flag("compatibility", STRING, "", "run beside another network", choices=("flannel", "cilium")),
+    Flag("create-interface", BOOL, default=True, help="create the interface if it is missing"),
+    Flag("directory", PATH, DEFAULT_DIRECTORY, "of --backend=file: where the files are"),
+    Flag(
+        "dry-run",
+        BOOL,
+        default=False,
+        help="print what would be changed now, change nothing, and end",
+    ),
+    Flag(
+        "encapsulate",
+        Kind(word="string", parse=Encapsulation),
+        None,
+        "when packets within a location travel in IPIP",
+        choices=tuple(Encapsulation),
+        default_text="always; never with --backend=file or etcd",
+    ),
+    Flag(
+        "hostname",
+        STRING,
+        "",
+        "this node's name in the backend",
+        default_text="the host's name",
+    ),
+    Flag("interface", INTERFACE, "kilo0", "the WireGuard interface"),
+    Flag("internal-cidr", NETWORKS, (), "only addresses in these count as internal ones"),
+    Flag(
+        "iptables-forward-rules",
+        BOOL,
+        default=False,
+        help="accept forwarded packets of the mesh",
+    ),
+    Flag("kubeconfig", STRING, "", "of --backend=kubernetes: path of a kubeconfig"),
+    Flag("listen", STRING, ":1107", "where to serve health, metrics and graph"),
+    Flag("local", BOOL, default=True, help="manage the routes within a location"),
+    Flag("log-level", STRING, "info", "what to log", choices=LEVELS),
+    Flag("master", STRING, "", "of --backend=kubernetes: address of the API server"),
+    Flag(
+        "mesh-granularity",
+        Kind(word="string", parse=Granularity),
+        Settings().granularity,
+        "how the mesh is cut into segments",
+        choices=tuple(Granularity),
+    ),
+    Flag(
+        "mtu",
+        MTU,
+        None,
+        "of the WireGuard interface; auto: the default route's link's less 80",
+        default_text="auto",
+    ),
+    Flag("port", PORT, Settings().port, "WireGuard's UDP port"),
+    Flag(
+        "prioritise-private-addresses",
+        BOOL,
+        default=False,
+        help="take a private address as endpoint",
+    ),
+    Flag("resync-period", DURATION, 30.0, "how often to reconcile even if nothing happened"),
+    Flag("service-cidr", NETWORKS, (), "destinations that are never masqueraded"),
+    Flag("subnet", NETWORKS, Settings().subnets, "where WireGuard addresses come from"),
+    Flag("topology-label", STRING, DEFAULT_TOPOLOGY_LABEL, "node label that names the location"),
+    Flag("version", BOOL, default=False, help="print the version and end"),
+)
+
+FLAG_SET = FlagSet(
+    "kg",
+    FLAGS,
+    "kg is the agent that joins this host to a Kilo mesh.\n\n"
+    "Usage:\n  kg [COMMAND] [flags]\n\n"
+    "Without a command it works until SIGTERM. Every flag can be given as an environment variable"
+    " too:\n--log-level as KG_LOG_LEVEL.",
+    commands={
+        "public-key": "print this host's public key; make the key if there is none",
+        "uninstall": "undo all that agents did to this host's network; keeps the key",
+        "version": "print the version",
+        "webhook": "comes with the kubernetes backend",
+    },
+    max_arguments=1,
+)
+
+SETTINGS: Mapping[str, str] = {
+    "subnet": "subnets",
+    "mesh-granularity": "granularity",
+    "port": "port",
+    "mtu": "mtu",
+    "encapsulate": "encapsulation",
+    "service-cidr": "service_cidrs",
+    "resync-period": "resync_period_seconds",
+}
+"""Flags that win over the store's settings, and what they are called there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentConfig:
+    """What the program was asked to do."""
+
+    command: str
+    """Empty: run the agent."""
+    name: str
+    backend: BackendConfig
+    interface: str
+    create_interface: bool
+    listen: str
+    log_level: str
+    dry_run: bool
+    clean_up: CleanUp
+    options: RenderOptions
+    policy: AddressPolicy
+    settings: PartialSettings
+    """Only those that were given."""
+
+    @property
+    def prints(self) -> bool:
+        """Whether standard output is for a result, and logs go to standard error."""
+        return self.dry_run or bool(self.command)
+
+
+def parse_agent_flags(words: Sequence[str], environ: Mapping[str, str]) -> AgentConfig:
+    """The configuration; ``ConfigError`` in one line for what is wrong or comes later.
+
+    Prints the help and raises ``SystemExit`` where that was asked for.
+    """
+    parsed = FLAG_SET.parse(words, environ)
+    values = parsed.values
+    command = "version" if values["version"] else "".join(parsed.arguments[:1])
+    if command not in ("version", "public-key"):
+        check_supported(parsed, command)
+    interface = values["interface"]
+    return AgentConfig(
+        command=command,
+        name=find_name(values["hostname"]),
+        backend=BackendConfig(
+            kind=values["backend"],
+            directory=values["directory"],
+            topology_label=values["topology-label"],
+        ),
+        interface=interface,
+        create_interface=values["create-interface"],
+        listen=values["listen"],
+        log_level=values["log-level"],
+        dry_run=values["dry-run"],
+        clean_up=CleanUp(network=values["clean-up"], interface=values["clean-up-interface"]),
+        options=RenderOptions(
+            interface=interface,
+            local=values["local"],
+            forward_rules=values["iptables-forward-rules"],
+        ),
+        policy=AddressPolicy(
+            ignored_links=frozenset({interface, RenderOptions().tunnel, CNI_BRIDGE}),
+            internal_cidrs=values["internal-cidr"],
+            prioritise_private=values["prioritise-private-addresses"],
+        ),
+        settings=collect_settings(parsed),
+    )
+
+
+def check_supported(parsed: Parsed, command: str) -> None:
+    """``ConfigError`` for what this release cannot do."""
+    if command == "webhook":
+        raise ConfigError("webhook comes with a later release, with the kubernetes backend")
+    for name, feature in LATER.items():
+        if parsed.given(name) and parsed.values[name]:
+            raise ConfigError(f"--{name} {str(parsed.values[name])!r}: {feature} comes later")
+    if parsed.values["cni"]:
+        raise ConfigError("--cni=true: CNI comes with a later release; --cni=false works")
+    if parsed.values["encapsulate"] not in (None, Encapsulation.NEVER):
+        raise ConfigError(
+            f"--encapsulate={parsed.values['encapsulate']}: comes with a later release;"
+            " --encapsulate=never works"
+        )
+
+
+def find_name(given: str) -> str:
+    """The node's name: as given, or the host's in lower case, as a kubelet has it."""
+    name = given or socket.gethostname().lower()
+    if not is_object_name(name):
+        hint = "" if given else "; give one with --hostname"
+        raise ConfigError(
+            f"--hostname {name!r}: is not a name: lower case letters, digits, '-' and '.'{hint}"
+        )
+    return name
+
+
+def collect_settings(parsed: Parsed) -> PartialSettings:
+    """The settings that were given by a flag or variable, not those that are defaults."""
+    settings = PartialSettings()
+    for flag, name in SETTINGS.items():
+        if parsed.given(flag):
+            settings[name] = parsed.values[flag]  # type: ignore[literal-required]  # SETTINGS' names
+    versions = [subnet.version for subnet in settings.get("subnets", ())]
+    if len(versions) != len(set(versions)):
+        raise ConfigError("--subnet: has more than one subnet of a family")
+    if settings.get("resync_period_seconds", 1.0) <= 0:
+        raise ConfigError("--resync-period: is not longer than 0s")
+    return settings

@@ -1,0 +1,196 @@
+"""What all files of the directory hold, re-reading only those that changed.
+
+A file that breaks keeps its last good content until it is whole again or goes, because it is
+most likely being written; so does one that is empty or missing for a moment.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kilo.backends.file.reading import Content, read_content
+from kilo.backends.file.scanning import Listing, Stamp, identify_directory, list_files
+from kilo.backends.objects import Found, join_objects
+from kilo.errors import BackendError
+from kilo.mesh.model import Problem, Snapshot
+
+GONE_GRACE_SECONDS = 0.2
+"""Some editors remove or rename a file and write it anew."""
+EMPTY_GRACE_SECONDS = 1.0
+"""Others truncate it first, and may be slow to fill it."""
+RACY_NANOSECONDS = 20_000_000
+"""Kernels stamp files by a clock of 1 to 10 ms: a change right after a read may not show."""
+RACY_SECONDS = 0.1
+STAYS = "what was last read there stays in force"
+NOTHING = Content()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubt:
+    """A file's state that is probably a passing one."""
+
+    grace_seconds: float
+    """Also tells one state from another."""
+    since: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One file: what of it is in force, and what is wrong with it now."""
+
+    stamp: Stamp | None = None
+    """None: to be read again at the next look."""
+    content: Content = NOTHING
+    trouble: tuple[Problem, ...] = ()
+    """Why the file as it is now is not what is in force."""
+    doubt: Doubt | None = None
+    again_at: float | None = None
+    """When to look again, by the monotonic clock, even if nothing is heard of the file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """The directory at one moment."""
+
+    snapshot: Snapshot
+    again_at: float | None
+    """When a doubt will be settled, by the monotonic clock; None if there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A file in which an object stands."""
+
+    path: str
+    is_alone: bool
+    """Nothing else stands in the file."""
+
+
+class Tree:
+    """The directory's content. Blocks on the file system; used in one thread at a time."""
+
+    def __init__(self, directory: Path, topology_label: str) -> None:
+        self.directory = directory
+        self.files_read = 0
+        """How often a file was read so far."""
+        self._topology_label = topology_label
+        self._entries: dict[str, Entry] = {}
+        self._problems: list[Problem] = []
+        self._snapshot: Snapshot | None = None
+        self._identity: tuple[int, int] | None = None
+        self._held_documents = False
+
+    def look(self, held: Mapping[str, float], now: float) -> Look:
+        """Read what changed. ``held`` tells of files being written, and until when to wait.
+
+        ``BackendError`` where the directory cannot be read, or is empty although it was not.
+        """
+        self._identity = identify_directory(self.directory)
+        listing = list_files(self.directory)
+        entries = {
+            path: self._update(path, stamp, held.get(path, 0.0), now)
+            for path, stamp in listing.files.items()
+        }
+        entries |= self._keep_missing(listing, now)
+        has_documents = any(entry.content.documents for entry in entries.values())
+        if self._held_documents and not has_documents:
+            self._snapshot = None
+            raise BackendError(f"{self.directory}: is empty although it was not: is it mounted?")
+        self._held_documents = has_documents
+        if self._snapshot is None or (entries, listing.problems) != (self._entries, self._problems):
+            self._entries, self._problems = entries, listing.problems
+            self._snapshot = self._join()
+        again = [entry.again_at for entry in entries.values() if entry.again_at is not None]
+        return Look(snapshot=self._snapshot, again_at=min(again, default=None))
+
+    def has_moved(self) -> bool:
+        """Whether the directory is another one than at the last look, or gone, or back."""
+        try:
+            return identify_directory(self.directory) != self._identity
+        except BackendError:
+            return self._identity is not None
+
+    def find(self, kind: str, name: str) -> list[Place]:
+        """The files in which an object stands, as of the last look."""
+        return [
+            Place(path=path, is_alone=entry.content.objects == 1 and not entry.trouble)
+            for path, entry in sorted(self._entries.items())
+            if any((one.kind, one.name) == (kind, name) for one in entry.content.found)
+        ]
+
+    def forget(self, path: str) -> None:
+        """We removed the file ourselves: no grace for it, nor for a directory it leaves empty."""
+        self._entries.pop(path, None)
+        self._held_documents = False
+        self._snapshot = None
+
+    def _update(self, path: str, stamp: Stamp, held_until: float, now: float) -> Entry:
+        old = self._entries.get(path)
+        if held_until > now:
+            return replace(old or Entry(), stamp=None, doubt=None, again_at=held_until)
+        if old and old.stamp == stamp:
+            return old
+        if stamp.size == 0 and old and old.content.found:
+            doubted = _doubt(old, now, EMPTY_GRACE_SECONDS)
+            if doubted:
+                return doubted
+        return self._read(path, stamp, old or Entry(), now)
+
+    def _read(self, path: str, stamp: Stamp, old: Entry, now: float) -> Entry:
+        self.files_read += 1
+        content, read_stamp = read_content(self.directory, path, self._topology_label)
+        is_racy = time.time_ns() - stamp.mtime_ns < RACY_NANOSECONDS
+        is_moving = is_racy or read_stamp not in (stamp, None)
+        entry = Entry(
+            stamp=None if is_moving else read_stamp,
+            content=content,
+            again_at=now + RACY_SECONDS if is_moving else None,
+        )
+        if content.broken and old.content.found and not old.content.broken:
+            problems = tuple(
+                replace(problem, reason=f"{problem.reason}; {STAYS}")
+                for problem in content.problems[-1:]
+            )
+            return replace(entry, content=old.content, trouble=problems)
+        return entry
+
+    def _keep_missing(self, listing: Listing, now: float) -> dict[str, Entry]:
+        """Entries of files that are not listed but not yet to be given up."""
+        kept = {}
+        for path, old in self._entries.items():
+            if path in listing.files:
+                continue
+            if any(
+                path == unknown or path.startswith(f"{unknown}/") for unknown in listing.unknown
+            ):
+                kept[path] = replace(old, stamp=None, doubt=None, again_at=None)
+            elif old.content.found:
+                doubted = _doubt(old, now, GONE_GRACE_SECONDS)
+                if doubted:
+                    kept[path] = doubted
+        return kept
+
+    def _join(self) -> Snapshot:
+        found: list[Found] = []
+        doubtful: list[Found] = []
+        problems = list(self._problems)
+        for _, entry in sorted(self._entries.items()):
+            (doubtful if entry.doubt else found).extend(entry.content.found)
+            problems += entry.content.problems
+            problems += entry.trouble
+        # A file renamed is one gone and one new with the same objects: no duplicates, these.
+        there = {(one.kind, one.name) for one in found}
+        found += (one for one in doubtful if (one.kind, one.name) not in there)
+        return join_objects(found, problems)
+
+
+def _doubt(old: Entry, now: float, grace_seconds: float) -> Entry | None:
+    """The entry kept for a while; None once the while is over."""
+    doubt = old.doubt
+    if doubt is None or doubt.grace_seconds != grace_seconds:
+        doubt = Doubt(grace_seconds=grace_seconds, since=now)
+    until = doubt.since + grace_seconds
+    return replace(old, stamp=None, doubt=doubt, again_at=until) if now < until else None

@@ -1,0 +1,129 @@
+"""The kernel's word that something below the directory changed, by ``watchdog`` (inotify).
+
+It is a hint, never the truth: what the files hold is read from the files, and a slow re-scan
+finds what no event told of (network file systems, what links lead to).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from watchdog.events import (
+    DirCreatedEvent,
+    DirDeletedEvent,
+    DirMovedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+
+from kilo.backends.file.scanning import is_ignored
+
+HOLD_SECONDS = 2.0
+"""How long to wait, after the last write, for a writer to close its file."""
+STOP_SECONDS = 5.0
+
+# Not opening and closing for reading: our own reading would be an event.
+EVENTS: list[type[FileSystemEvent]] = [
+    FileCreatedEvent,
+    FileModifiedEvent,
+    FileClosedEvent,
+    FileMovedEvent,
+    FileDeletedEvent,
+    DirCreatedEvent,
+    DirMovedEvent,
+    DirDeletedEvent,
+]
+
+
+class DirectoryWatch:
+    """Watches one directory; ``notify`` is called in a thread of watchdog's."""
+
+    def __init__(self, directory: Path, notify: Callable[[], None]) -> None:
+        self._directory = directory
+        self._notify = notify
+        self._observer: BaseObserver | None = None
+        self._handler = _Handler(Path("/"), notify)
+        self._identity: tuple[int, int] | None = None
+
+    def ensure(self, identity: tuple[int, int]) -> None:
+        """Watch the directory of that device and inode; ``OSError`` where inotify refuses.
+
+        Blocks: it visits every directory below.
+        """
+        if self._identity == identity and self._is_alive():
+            return
+        self.stop()
+        # inotify does not follow a link at the end of the path it is given.
+        root = self._directory.resolve()
+        self._handler = _Handler(root, self._notify)
+        observer = Observer()
+        self._observer = observer
+        try:
+            observer.schedule(self._handler, str(root), recursive=True, event_filter=EVENTS)
+            observer.start()
+        except OSError:
+            self.stop()
+            raise
+        self._identity = identity
+
+    def stop(self) -> None:
+        """End watching; blocks until watchdog's threads have ended."""
+        self._identity = None
+        observer, self._observer = self._observer, None
+        if observer is not None:
+            observer.stop()
+            if observer.is_alive():
+                observer.join(STOP_SECONDS)
+
+    def held(self) -> dict[str, float]:
+        """Files being written now, and until when to wait for their end (monotonic clock)."""
+        return {path: at + HOLD_SECONDS for path, at in list(self._handler.written_at.items())}
+
+    def _is_alive(self) -> bool:
+        # An emitter ends by itself when its directory is deleted.
+        observer = self._observer
+        return (
+            observer is not None
+            and observer.is_alive()
+            and all(emitter.is_alive() for emitter in observer.emitters)
+        )
+
+
+class _Handler(FileSystemEventHandler):
+    """Notes which files are written but not closed, and passes the rest on as one hint."""
+
+    def __init__(self, root: Path, notify: Callable[[], None]) -> None:
+        self.written_at: dict[str, float] = {}
+        """Path relative to the root -> when it was last written to."""
+        self._root = root
+        self._notify = notify
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        """Called by watchdog for every event."""
+        path = os.fsdecode(event.src_path)
+        relative = os.path.relpath(path, self._root)
+        # A move is heard in any case: the atomic writers of mounted volumes rename hidden links.
+        if is_ignored(Path(path).name) and not isinstance(event, FileMovedEvent | DirMovedEvent):
+            return
+        if isinstance(event, FileModifiedEvent):
+            self.written_at[relative] = time.monotonic()
+        elif not isinstance(event, FileCreatedEvent):
+            self.written_at.pop(relative, None)
+        self._forget_old()
+        self._notify()
+
+    def _forget_old(self) -> None:
+        oldest = time.monotonic() - HOLD_SECONDS
+        for path, at in list(self.written_at.items()):
+            if at < oldest:
+                self.written_at.pop(path, None)

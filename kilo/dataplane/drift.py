@@ -1,0 +1,324 @@
+"""The kernel's own notifications, turned into "something of ours may have been touched".
+
+What others do with routes, rules and tables of theirs is none of our business and wakes nobody,
+however much it is: the first bytes of a message decide. WireGuard notifies nobody of anything, so
+its configuration is polled for a fingerprint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final
+
+from kilo.dataplane.hostfacts import (
+    RTM_DELADDR,
+    RTM_NEWADDR,
+    AddressEntry,
+    decode_address,
+    decode_default,
+    read_address_entries,
+)
+from kilo.dataplane.links import RTM_DELLINK, RTM_NEWLINK, decode_link, read_links
+from kilo.dataplane.netlink import RULE_PRIORITIES, RULE_PROTOCOL
+from kilo.dataplane.nlsocket import (
+    NLM_F_REPLACE,
+    RECEIVE_BYTES,
+    Message,
+    NetlinkSocket,
+    open_socket,
+    parse_attributes,
+    read_name,
+    read_u32,
+    split_messages,
+    unpack,
+    widen_buffer,
+)
+from kilo.dataplane.routes import (
+    ROUTE_HEADER,
+    ROUTE_PROTOCOL,
+    RTM_DELROUTE,
+    RTM_NEWROUTE,
+    RouteKey,
+    decode_entry,
+)
+from kilo.errors import DataplaneError
+
+GAP_SECONDS = 0.25
+"""Between two reports; the first comes at once, and what a burst goes on with comes in the next."""
+POLL_SECONDS = 1.0
+POLL_SHARE = 50
+"""The poll waits so many times as long as it took: it is to cost at most 2 % of a processor."""
+
+_SOL_NETLINK = 270
+_ADD_MEMBERSHIP = 1
+# RTNLGRP_LINK, and of IPv4 and IPv6 each _IFADDR, _ROUTE, _RULE.
+_ROUTE_GROUPS = (1, 5, 7, 8, 9, 11, 19)
+_NETLINK_NETFILTER = 12
+_NFTABLES_GROUP = 7
+_RTM_NEWRULE, _RTM_DELRULE = 32, 33
+_FRA_PRIORITY, _FRA_PROTOCOL = 6, 21
+_NFT_SUBSYSTEM = 10
+_NFT_NEW_GENERATION = 15
+_NFT_HEADER_BYTES = 4
+_NFT_TABLE = 1  # the table's name, in messages about tables, chains, rules, sets and elements
+_INET = 1
+_DATAGRAMS_A_TURN = 64  # then other tasks of the loop have their turn
+
+Fingerprint = bytes | None
+
+
+class Relevance:
+    """Decides about one message after the other, remembering what links and addresses were like.
+
+    Of a link only its name, kind, MTU and "up" matter, of an address nothing that a router's
+    periodic advertisement renews. About what it does not know, every message is news.
+    """
+
+    def __init__(self, *, table: str, routes: Callable[[], Collection[RouteKey]]) -> None:
+        self._table = table
+        self._routes = routes
+        self._seen: dict[object, object] = {}
+        self._judges: dict[int, Callable[[Message], bool]] = {
+            RTM_NEWLINK: self._judge_link,
+            RTM_DELLINK: self._judge_link,
+            RTM_NEWADDR: self._judge_address,
+            RTM_DELADDR: self._judge_address,
+            RTM_NEWROUTE: self._judge_route,
+            RTM_DELROUTE: self._judge_route,
+            _RTM_NEWRULE: _is_own_rule,
+            _RTM_DELRULE: _is_own_rule,
+        }
+
+    def learn(self, netlink: NetlinkSocket) -> None:
+        """What links and addresses are like now. Raises ``DataplaneError``."""
+        self._seen.update((link.index, link) for link in read_links(netlink))
+        self._seen.update((_identify(entry), entry) for entry in read_address_entries(netlink))
+
+    def forget(self) -> None:
+        """Messages were lost."""
+        self._seen.clear()
+
+    def is_about_us(self, message: Message) -> bool:
+        """Whether a message of the routing family matters; one that makes no sense does."""
+        try:
+            judge = self._judges.get(message.type)
+            return judge is not None and judge(message)
+        except DataplaneError:
+            return True
+
+    def is_about_table(self, message: Message) -> bool:
+        """Whether a message of nftables' speaks of our table."""
+        if message.type >> 8 != _NFT_SUBSYSTEM or message.type & 0xFF == _NFT_NEW_GENERATION:
+            return False
+        try:
+            attributes = parse_attributes(message.body, _NFT_HEADER_BYTES)
+        except DataplaneError:
+            return True
+        name = attributes.get(_NFT_TABLE)
+        return name is not None and message.body[0] == _INET and read_name(name) == self._table
+
+    def _judge_link(self, message: Message) -> bool:
+        link = decode_link(message.body)
+        if link.family:  # a bridge about its port
+            return False
+        return self._remember(link.index, link, gone=message.type == RTM_DELLINK)
+
+    def _judge_address(self, message: Message) -> bool:
+        entry = decode_address(message.body)
+        if entry is None:
+            return False
+        return self._remember(_identify(entry), entry, gone=message.type == RTM_DELADDR)
+
+    def _remember(self, key: object, value: object, *, gone: bool) -> bool:
+        if gone:
+            self._seen.pop(key, None)
+            return True
+        known = self._seen.get(key)
+        self._seen[key] = value
+        return known != value
+
+    def _judge_route(self, message: Message) -> bool:
+        family, length, *_, protocol, _, _, _ = unpack(ROUTE_HEADER, message.body)
+        if protocol == ROUTE_PROTOCOL:
+            return True
+        if length == 0:
+            return decode_default(message.body, family) is not None
+        if message.type != RTM_NEWROUTE or not message.flags & NLM_F_REPLACE:
+            return False
+        # Of a route that was replaced the kernel reports only what took its place.
+        return decode_entry(message.body, {}, self._routes()) is not None
+
+
+def _identify(entry: AddressEntry) -> object:
+    return (entry.index, entry.interface)
+
+
+def _is_own_rule(message: Message) -> bool:
+    attributes = parse_attributes(message.body, ROUTE_HEADER.size)
+    priority = attributes.get(_FRA_PRIORITY)
+    if priority is not None and read_u32(priority) in RULE_PRIORITIES:
+        return True
+    return bytes(attributes.get(_FRA_PROTOCOL, b"")) == bytes([RULE_PROTOCOL])
+
+
+class DeviceWatch:
+    """Notices, by polling, that the WireGuard device's configuration is not what it was."""
+
+    _UNKNOWN: Final = object()
+
+    def __init__(self, fingerprint: Callable[[], Awaitable[Fingerprint]]) -> None:
+        self._fingerprint = fingerprint
+        self._seen: object = self._UNKNOWN
+        self._durations: deque[float] = deque(maxlen=5)
+
+    @property
+    def interval_seconds(self) -> float:
+        """How long to wait before the next poll."""
+        # The least of the last few: on a busy host one of them may take any time.
+        return max(POLL_SECONDS, POLL_SHARE * min(self._durations, default=0.0))
+
+    async def remember(self) -> None:
+        """Take what is there now as known; to be called before the device is read."""
+        self._seen = await self._measure()
+
+    async def notice_change(self) -> bool:
+        """Whether it differs from what was known, which it then is."""
+        before, self._seen = self._seen, await self._measure()
+        return before is not self._UNKNOWN and before != self._seen
+
+    async def _measure(self) -> object:
+        started_at = time.monotonic()
+        try:
+            return await self._fingerprint()
+        except DataplaneError as error:
+            return str(error)  # a difference like any other: whoever reads next meets the error
+        finally:
+            self._durations.append(time.monotonic() - started_at)
+
+
+class Drift:
+    """An iterator over moments at which something may have changed; see ``Dataplane.drift``.
+
+    The sockets subscribe when it is made, so that nothing is lost between making it and the
+    first wait; it must be made in the event loop's thread.
+    """
+
+    def __init__(self, relevance: Relevance, device: DeviceWatch) -> None:
+        self._relevance = relevance
+        self._device = device
+        self._touched = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._reported_at = -GAP_SECONDS
+        self._sockets: list[socket.socket] = []
+        self._closed = False
+        try:
+            self._subscribe_and_learn()
+        except DataplaneError:
+            self._close()
+            raise
+
+    def _subscribe_and_learn(self) -> None:
+        self._listen(socket.NETLINK_ROUTE, _ROUTE_GROUPS, self._relevance.is_about_us)
+        # A kernel without nf_tables has no table of ours; the firewall driver will say so.
+        with contextlib.suppress(DataplaneError):
+            self._listen(_NETLINK_NETFILTER, (_NFTABLES_GROUP,), self._relevance.is_about_table)
+        # In the loop's own thread for once, a few milliseconds: subscribed first, so that nothing
+        # is missed, and compared with what is there now, so that nothing old is taken for news.
+        with open_socket() as netlink:
+            self._relevance.learn(netlink)
+
+    def __aiter__(self) -> Drift:
+        return self
+
+    async def __anext__(self) -> None:
+        poll_at = self._loop.time() + self._device.interval_seconds
+        while not self._closed:
+            if self._touched.is_set():
+                await asyncio.sleep(self._reported_at + GAP_SECONDS - self._loop.time())
+                self._touched.clear()
+                self._reported_at = self._loop.time()
+                return
+            try:
+                async with asyncio.timeout_at(poll_at):
+                    await self._touched.wait()
+            except TimeoutError:
+                if await self._device.notice_change():
+                    self.touch()
+                poll_at = self._loop.time() + self._device.interval_seconds
+        raise StopAsyncIteration
+
+    def touch(self) -> None:
+        """Report at the next chance."""
+        self._touched.set()
+
+    def touch_from_thread(self) -> None:
+        """The same, from a thread other than the event loop's."""
+        # The loop may have been closed meanwhile; then nobody waits.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self.touch)
+
+    async def aclose(self) -> None:
+        """Unsubscribe and end the iteration; may be called twice."""
+        self._close()
+
+    def _close(self) -> None:
+        self._closed = True
+        for sock in self._sockets:
+            self._loop.remove_reader(sock)
+            sock.close()
+        self._sockets.clear()
+        self.touch()
+
+    def _listen(
+        self, family: int, groups: Collection[int], judge: Callable[[Message], bool]
+    ) -> None:
+        try:
+            sock = _subscribe(family, groups)
+        except OSError as error:
+            raise DataplaneError(f"netlink: subscribe: {error.strerror}") from error
+        self._sockets.append(sock)
+        self._loop.add_reader(sock, self._receive, sock, judge)
+
+    def _receive(self, sock: socket.socket, judge: Callable[[Message], bool]) -> None:
+        for _ in range(_DATAGRAMS_A_TURN):
+            try:
+                datagram = sock.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # ENOBUFS: more came than fitted, and we cannot know what it was.
+                self._relevance.forget()
+                self.touch()
+                if error.errno != errno.ENOBUFS:
+                    self._loop.remove_reader(sock)
+                return
+            if _concerns_us(datagram, judge):
+                self.touch()
+
+
+def _subscribe(family: int, groups: Collection[int]) -> socket.socket:
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, family)
+    try:
+        widen_buffer(sock)
+        sock.bind((0, 0))  # without a port of its own it would miss most of what is told to all
+        for group in groups:
+            sock.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _concerns_us(datagram: bytes, judge: Callable[[Message], bool]) -> bool:
+    try:
+        # All are judged, even after one that matters: judging remembers.
+        verdicts = [judge(message) for message in split_messages(datagram)]
+    except DataplaneError:
+        return True
+    return any(verdicts)

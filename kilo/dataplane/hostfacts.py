@@ -1,0 +1,230 @@
+"""What the host is like: all its links and addresses, its default routes, its own name.
+
+Read afresh each time; only the name's addresses are remembered, because a resolver may take
+its time and must never hold anything up.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from ipaddress import IPv4Interface, IPv6Interface, ip_address
+from pathlib import Path
+from types import MappingProxyType
+
+from kilo.dataplane.links import read_links
+from kilo.dataplane.nlsocket import (
+    NetlinkSocket,
+    parse_attributes,
+    read_u32,
+    run_with_socket,
+    unpack,
+)
+from kilo.dataplane.routes import (
+    METRICS,
+    ROUTE_HEADER,
+    RTM_GETROUTE,
+    UNICAST,
+)
+from kilo.errors import DataplaneError
+from kilo.mesh.host import HostAddress, HostFacts
+from kilo.mesh.model import IPAddress, IPInterface
+from kilo.mesh.state import MAIN_TABLE
+
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+ADDRESS_HEADER = struct.Struct("=BBBBI")
+"""``struct ifaddrmsg``: family, prefix length, flags, scope, index."""
+
+LOOKUP_SECONDS = 300.0
+"""How long an answer is good, if no address changes meanwhile."""
+RETRY_SECONDS = 30.0
+"""How long to leave a resolver alone that did not answer."""
+
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
+_SCOPE_LINK, _SCOPE_HOST = 253, 254
+_TEMPORARY, _DAD_FAILED, _DEPRECATED, _TENTATIVE = 0x01, 0x08, 0x20, 0x40
+_UNFIT = _TEMPORARY | _DAD_FAILED | _DEPRECATED | _TENTATIVE
+"""IPv6 only. In IPv4 the first bit means "secondary", which is as good as any."""
+_RTA_OIF, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_TABLE = 4, 6, 9, 15
+_NEXTHOP = struct.Struct("=HBBi")
+"""``struct rtnexthop``: length, flags, hops, index."""
+_FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
+
+
+async def read_facts(hostname: HostnameLookup) -> HostFacts:
+    """The host now, and what its name resolves to as far as is known. Raises ``DataplaneError``."""
+    # Of this thread's namespace, as the sockets are; these two files never block.
+    forwarding = frozenset(family for family in _FORWARDING if _read_forwarding(family))
+
+    def read(netlink: NetlinkSocket) -> HostFacts:
+        links = read_links(netlink)
+        names = {link.index: link.name for link in links}
+        return HostFacts(
+            addresses=tuple(_read_addresses(netlink, names)),
+            default_links=tuple(_read_default_links(netlink, names)),
+            mtus=MappingProxyType({link.name: link.mtu for link in links}),
+            kinds=MappingProxyType({link.name: link.kind for link in links}),
+            forwarding=forwarding,
+        )
+
+    facts = await run_with_socket(read)
+    return replace(facts, hostname_addresses=hostname.get_addresses(facts.addresses))
+
+
+def _read_forwarding(family: int) -> bool:
+    try:
+        return Path("/proc/sys", _FORWARDING[family]).read_text(encoding="ascii").strip() != "0"
+    except OSError:  # a host without the family forwards none of it
+        return False
+
+
+def read_address_entries(netlink: NetlinkSocket) -> list[AddressEntry]:
+    """Every address of more than link scope, in the kernel's order. Raises ``DataplaneError``."""
+    return netlink.dump(RTM_GETADDR, ADDRESS_HEADER.pack(0, 0, 0, 0, 0), decode_address)
+
+
+def _read_addresses(netlink: NetlinkSocket, names: dict[int, str]) -> Iterator[HostAddress]:
+    for entry in read_address_entries(netlink):
+        if entry.fit and entry.index in names:
+            yield HostAddress(link=names[entry.index], interface=entry.interface)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressEntry:
+    """An address of more than link scope, as the kernel lists it."""
+
+    index: int
+    interface: IPInterface
+    fit: bool
+    """Whether others may be told of it: it is no temporary, tentative or failed one."""
+
+
+def decode_address(body: memoryview) -> AddressEntry | None:
+    """A listed address; None for one of link or host scope, or of another family.
+
+    Raises ``DataplaneError`` for a body that no kernel writes.
+    """
+    family, length, flags, scope, index = unpack(ADDRESS_HEADER, body)
+    if family not in METRICS or scope in (_SCOPE_LINK, _SCOPE_HOST):
+        return None
+    attributes = parse_attributes(body, ADDRESS_HEADER.size)
+    if _IFA_FLAGS in attributes:
+        flags = read_u32(attributes[_IFA_FLAGS])
+    # On a point-to-point link IFA_ADDRESS is the other end's.
+    packed = bytes(attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS) or b"")
+    fit = family == socket.AF_INET or not flags & _UNFIT
+    return AddressEntry(index=index, interface=_make_interface(packed, length), fit=fit)
+
+
+def _make_interface(packed: bytes, length: int) -> IPInterface:
+    try:
+        if len(packed) == 4:
+            return IPv4Interface((packed, length))
+        return IPv6Interface((packed, length))
+    except ValueError as error:
+        raise DataplaneError(f"netlink: an address {packed.hex()}/{length}") from error
+
+
+def _read_default_links(netlink: NetlinkSocket, names: dict[int, str]) -> list[str]:
+    """Links of the main table's default routes: IPv4 first, then by metric, each once."""
+    found: dict[str, None] = {}
+    for family in METRICS:
+        # Strict checking lets the kernel leave out the other tables.
+        request = ROUTE_HEADER.pack(family, 0, 0, 0, MAIN_TABLE, 0, 0, 0, 0)
+        defaults = netlink.dump(RTM_GETROUTE, request, partial(decode_default, family=family))
+        for _, indexes in sorted(defaults, key=lambda default: default[0]):
+            found.update((names[index], None) for index in indexes if index in names)
+    return list(found)
+
+
+def decode_default(body: memoryview, family: int) -> tuple[int, list[int]] | None:
+    """Metric, and the link's index of every nexthop; None if it is no default route of table main.
+
+    Raises ``DataplaneError`` for a body that no kernel writes.
+    """
+    found_family, length, source_length, _, table, _, _, kind, _ = unpack(ROUTE_HEADER, body)
+    # First the header alone: a router may list a million routes here.
+    if length or source_length or kind != UNICAST or found_family != family:
+        return None
+    attributes = parse_attributes(body, ROUTE_HEADER.size)
+    if _RTA_TABLE in attributes:
+        table = read_u32(attributes[_RTA_TABLE])
+    if table != MAIN_TABLE:
+        return None
+    metric = read_u32(attributes[_RTA_PRIORITY]) if _RTA_PRIORITY in attributes else 0
+    indexes = list(_decode_nexthops(attributes.get(_RTA_MULTIPATH, memoryview(b""))))
+    if _RTA_OIF in attributes:
+        indexes.insert(0, read_u32(attributes[_RTA_OIF]))
+    return metric, indexes
+
+
+def _decode_nexthops(value: memoryview) -> Iterator[int]:
+    while value:
+        length, _, _, index = unpack(_NEXTHOP, value)
+        if not _NEXTHOP.size <= length <= len(value):
+            raise DataplaneError(f"netlink: a nexthop of {length} bytes in {len(value)}")
+        yield index
+        value = value[(length + 3) & ~3 :]
+
+
+def resolve_hostname(hostname: str) -> tuple[IPAddress, ...]:
+    """What the host's resolver says, each address once; ``OSError`` if it does not answer.
+
+    Sorted, because name servers like to turn their answers round.
+    """
+    answers = socket.getaddrinfo(hostname, None, type=socket.SOCK_STREAM)
+    addresses = {ip_address(str(answer[4][0]).split("%", 1)[0]) for answer in answers}
+    return tuple(sorted(addresses, key=lambda address: (address.version, int(address))))
+
+
+class HostnameLookup:
+    """What the host's name resolves to, found out by a thread of its own.
+
+    Kilo waits up to 10 s for a missing resolver at its start (spec section 14); here nobody
+    waits. The thread is a daemon: the program ends without it.
+    """
+
+    def __init__(
+        self,
+        hostname: str,
+        *,
+        on_change: Callable[[], None],
+        resolve: Callable[[str], tuple[IPAddress, ...]] = resolve_hostname,
+    ) -> None:
+        """``on_change`` is called in that thread when there is another answer."""
+        self._hostname = hostname
+        self._on_change = on_change
+        self._resolve = resolve
+        self._addresses: tuple[IPAddress, ...] = ()
+        self._basis: object = None
+        self._due_at = 0.0
+        self._thread: threading.Thread | None = None
+
+    def get_addresses(self, basis: object) -> tuple[IPAddress, ...]:
+        """The last good answer, () before there is one. Never blocks.
+
+        Asks anew now and then, and when ``basis`` (the host's addresses) is not what it was.
+        """
+        due = time.monotonic() >= self._due_at or basis != self._basis
+        if due and (self._thread is None or not self._thread.is_alive()):
+            self._basis = basis
+            self._due_at = time.monotonic() + RETRY_SECONDS
+            self._thread = threading.Thread(target=self._ask, daemon=True, name="hostname")
+            self._thread.start()
+        return self._addresses
+
+    def _ask(self) -> None:
+        # Blocks for as long as the host's resolver pleases.
+        try:
+            addresses = self._resolve(self._hostname)
+        except (OSError, UnicodeError):
+            return  # the last answer stands, and the facts are complete without one
+        self._due_at = time.monotonic() + LOOKUP_SECONDS
+        if addresses != self._addresses:
+            self._addresses = addresses
+            self._on_change()

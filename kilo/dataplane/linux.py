@@ -1,0 +1,231 @@
+"""The Dataplane of a Linux host: puts the drivers together, and knows none of their formats.
+
+The WireGuard device and the firewall are drivers handed in; links, addresses and rules are in
+``netlink.py``, routes in ``routes.py``. A driver that fails, or is not there, fails its own steps.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from itertools import groupby
+from typing import Protocol
+
+from kilo.dataplane import netlink
+from kilo.dataplane.drift import DeviceWatch, Drift, Relevance
+from kilo.dataplane.hostfacts import HostnameLookup, read_facts
+from kilo.dataplane.nftables import TABLE
+from kilo.dataplane.nlsocket import run_with_socket
+from kilo.dataplane.routes import RouteKey, apply_routes, read_routes
+from kilo.errors import DataplaneError
+from kilo.mesh.diff import Change, Changes
+from kilo.mesh.host import HostFacts
+from kilo.mesh.keys import PublicKey
+from kilo.mesh.state import (
+    DataplaneState,
+    Firewall,
+    Link,
+    PeerStats,
+    Route,
+    WireGuardDevice,
+    WireGuardPeer,
+)
+
+
+class DeviceDriver(Protocol):
+    """The WireGuard interface, in the kernel or in userspace."""
+
+    async def ensure(self) -> bool:
+        """Make the interface if it is missing; True if it was made."""
+        ...
+
+    async def read(self) -> tuple[WireGuardDevice | None, frozenset[WireGuardPeer]]:
+        """The device and its peers; None and none if there is no interface."""
+        ...
+
+    async def observe(self) -> Mapping[PublicKey, PeerStats]:
+        """What it has measured; empty if there is no interface."""
+        ...
+
+    async def apply(self, steps: Sequence[Change]) -> None:
+        """Steps about the device and its peers; failures as one ``ExceptionGroup``."""
+        ...
+
+    async def delete(self) -> None:
+        """Remove the interface; absent is not an error."""
+        ...
+
+    async def fingerprint(self) -> bytes | None:
+        """A cheap digest of what ``read`` would say; None if there is no interface."""
+        ...
+
+
+class FirewallDriver(Protocol):
+    """The one table of ours."""
+
+    async def read(self) -> Firewall | None:
+        """What it says; None if there is none."""
+        ...
+
+    async def apply(self, change: Change) -> None:
+        """Make, change or remove it, in one transaction."""
+        ...
+
+
+ApplyGroup = Callable[[Sequence[Change]], Awaitable[list[DataplaneError]]]
+"""Carries out steps of one kind and returns what failed, each text beginning with its step."""
+
+
+class LinuxDataplane:
+    """One host's Dataplane, in the network namespace of the event loop's thread."""
+
+    def __init__(
+        self,
+        interface: str,
+        *,
+        wireguard: DeviceDriver,
+        firewall: FirewallDriver,
+        hostname: str | None = None,
+    ) -> None:
+        """``hostname`` is what to look up for ``facts``; None: the host's own name."""
+        self.interface = interface
+        self.created_link = False
+        """Whether this object made the interface, and not somebody before it."""
+        self._wireguard = wireguard
+        self._firewall = firewall
+        self._hostname = HostnameLookup(
+            hostname or socket.gethostname(), on_change=self._touch_drifts
+        )
+        self._device = DeviceWatch(wireguard.fingerprint)
+        self._routes: frozenset[RouteKey] = frozenset()
+        self._drifts: list[Drift] = []
+
+    async def facts(self) -> HostFacts:
+        """See ``Dataplane.facts``."""
+        return await read_facts(self._hostname)
+
+    async def read(self) -> DataplaneState:
+        """See ``Dataplane.read``."""
+        await self._device.remember()
+        link = await netlink.read_link(self.interface)
+        device, peers = await self._wireguard.read()
+        routes = await run_with_socket(read_routes)
+        self._routes = frozenset((route.table, route.destination) for route in routes)
+        return DataplaneState(
+            links=frozenset() if link is None else frozenset({link}),
+            devices=frozenset() if device is None else frozenset({device}),
+            peers=peers,
+            addresses=await netlink.read_addresses(self.interface),
+            firewall=await self._read_firewall(),
+            routes=routes,
+            rules=await netlink.read_rules(),
+        )
+
+    async def observe(self) -> Mapping[PublicKey, PeerStats]:
+        """See ``Dataplane.observe``."""
+        return await self._wireguard.observe()
+
+    async def apply(self, changes: Changes) -> None:
+        """See ``Dataplane.apply``."""
+        failures: list[DataplaneError] = []
+        for apply_group, steps in groupby(changes, key=self._choose_driver):
+            failures += await apply_group(tuple(steps))
+        if failures:
+            raise ExceptionGroup(f"{len(failures)} of {len(changes)} changes failed", failures)
+
+    def drift(self) -> Drift:
+        """See ``Dataplane.drift``; it is subscribed as soon as this returns."""
+        relevance = Relevance(table=TABLE, routes=lambda: self._routes)
+        drift = Drift(relevance, self._device)
+        self._drifts.append(drift)
+        return drift
+
+    async def close(self) -> None:
+        """See ``Dataplane.close``; ends every ``drift``."""
+        while self._drifts:
+            await self._drifts.pop().aclose()
+
+    def _touch_drifts(self) -> None:
+        for drift in tuple(self._drifts):
+            drift.touch_from_thread()
+
+    async def _read_firewall(self) -> Firewall | None:
+        try:
+            return await self._firewall.read()
+        except DataplaneError:
+            # Without nft there is no table of ours, and the rest of the mesh can do without. Not
+            # swallowed: the step that wants a firewall meets the same error and names it.
+            return None
+
+    def _choose_driver(self, step: Change) -> ApplyGroup:
+        """Neighbouring steps for which it is the same go to it together."""
+        match step.resource:
+            case WireGuardDevice() | WireGuardPeer():
+                return self._apply_wireguard
+            case Route():
+                return _apply_routes
+            case Link():
+                return self._apply_link
+            case Firewall():
+                return self._apply_firewall
+            case _:
+                return _apply_singly
+
+    async def _apply_wireguard(self, steps: Sequence[Change]) -> list[DataplaneError]:
+        try:
+            if await netlink.read_link(self.interface) is None:
+                # A link that is gone took its device and peers with it.
+                steps = [step for step in steps if step.new is not None]
+            await self._wireguard.apply(steps)
+        except DataplaneError as error:
+            return [_name(step, error) for step in steps]
+        except ExceptionGroup as group:
+            failed = [error for error in group.exceptions if isinstance(error, DataplaneError)]
+            if len(failed) < len(group.exceptions):
+                raise
+            return failed
+        return []
+
+    async def _apply_link(self, steps: Sequence[Change]) -> list[DataplaneError]:
+        return [error for step in steps for error in await _try(step, self._change_link)]
+
+    async def _change_link(self, step: Change) -> None:
+        if step.new is None:
+            await self._wireguard.delete()
+            self.created_link = False
+            return
+        if step.old is None and await self._wireguard.ensure():
+            self.created_link = True
+        await netlink.apply_step(step)
+
+    async def _apply_firewall(self, steps: Sequence[Change]) -> list[DataplaneError]:
+        return [error for step in steps for error in await _try(step, self._firewall.apply)]
+
+
+async def _apply_routes(steps: Sequence[Change]) -> list[DataplaneError]:
+    try:
+        return await run_with_socket(partial(apply_routes, steps=steps))
+    except DataplaneError as error:
+        return [_name(step, error) for step in steps]
+
+
+async def _apply_singly(steps: Sequence[Change]) -> list[DataplaneError]:
+    return [error for step in steps for error in await _try(step, netlink.apply_step)]
+
+
+async def _try(step: Change, apply: Callable[[Change], Awaitable[None]]) -> list[DataplaneError]:
+    try:
+        await apply(step)
+    except DataplaneError as error:
+        return [_name(step, error)]
+    return []
+
+
+def _name(step: Change, error: DataplaneError) -> DataplaneError:
+    """The error, its text beginning with the step."""
+    if str(error).startswith(str(step)):
+        return error
+    named = DataplaneError(f"{step}: {error}")
+    named.__cause__ = error
+    return named

@@ -1,0 +1,285 @@
+"""WireGuard outside the kernel: its text protocol, over the socket ``/run/wireguard/<link>.sock``.
+
+Described at https://www.wireguard.com/xplatform/. Encoding and decoding are pure; only
+``exchange`` touches a socket. No error quotes what the device said: it may be a private key.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import ip_network
+from pathlib import Path
+
+from kilo.dataplane.wireguard_device import (
+    NO_KEY,
+    DeviceRecord,
+    DeviceUpdate,
+    Identity,
+    MissingDeviceError,
+    PeerRecord,
+    PeerUpdate,
+    RefusedError,
+    make_endpoint,
+    make_preshared_key,
+)
+from kilo.errors import DataplaneError
+from kilo.keyfile import public_key
+from kilo.mesh.keys import KEY_BYTES, PrivateKey, PublicKey
+from kilo.mesh.model import Endpoint, IPNetwork
+
+EXCHANGE_SECONDS = 10.0
+"""wireguard-go takes 0.13 s for 1,000 new peers; this is for one that hangs."""
+MAX_ANSWER_BYTES = 64 << 20
+"""Some 200,000 peers: more than an answer that ends."""
+
+Line = tuple[str, str]
+
+
+class UserspaceDriver:
+    """The device behind a UAPI socket."""
+
+    def __init__(self, path: Path, identity: Identity) -> None:
+        self._path = path
+        self._identity = identity
+
+    def read(self) -> DeviceRecord:
+        """See ``Driver``."""
+        return decode_device(exchange(self._path, b"get=1\n\n"), self._derive)
+
+    def configure(self, update: DeviceUpdate) -> None:
+        """See ``Driver``. One request, however long."""
+        parking = PublicKey.from_bytes(os.urandom(KEY_BYTES))
+        decode_result(exchange(self._path, encode_update(update, parking)))
+
+    def _derive(self, private: PrivateKey) -> PublicKey:
+        identity = self._identity
+        return identity.public if private == identity.private else public_key(private)
+
+
+def exchange(path: Path, request: bytes) -> bytes:
+    """Send one request and return the answer, which an empty line ends. Blocks on the socket."""
+    deadline = time.monotonic() + EXCHANGE_SECONDS
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(EXCHANGE_SECONDS)
+        try:
+            connection.connect(str(path))
+            connection.sendall(request)
+            return receive_answer(connection, deadline)
+        except (FileNotFoundError, ConnectionError) as error:
+            # Not there, nobody behind it, or its end came before the answer's.
+            raise MissingDeviceError(f"no WireGuard answers at {path}") from error
+        except TimeoutError as error:
+            text = f"WireGuard at {path} does not answer within {EXCHANGE_SECONDS:g} s"
+            raise DataplaneError(text) from error
+        except OSError as error:
+            raise DataplaneError(f"WireGuard at {path}: {error.strerror}") from error
+
+
+def receive_answer(connection: socket.socket, deadline: float) -> bytes:
+    """Everything up to the empty line; ``TimeoutError`` at the deadline (monotonic seconds)."""
+    answer = bytearray()
+    while not answer.endswith(b"\n\n"):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        connection.settimeout(left)
+        chunk = connection.recv(1 << 20)
+        if not chunk:
+            raise ConnectionResetError
+        if len(answer) > MAX_ANSWER_BYTES:
+            raise DataplaneError("WireGuard's answer has no end")
+        answer += chunk
+    return bytes(answer)
+
+
+def encode_update(update: DeviceUpdate, parking: PublicKey) -> bytes:
+    """The request that applies an update; ``parking`` as in ``DeviceUpdate.sequence``."""
+    lines: list[Line] = [("set", "1")]
+    if update.private_key is not None:
+        lines.append(("private_key", update.private_key.raw.hex()))
+    if update.listen_port is not None:
+        lines.append(("listen_port", str(update.listen_port)))
+    for peer in update.sequence(parking):
+        lines += encode_peer(peer)
+    return "".join(f"{name}={value}\n" for name, value in lines).encode() + b"\n"
+
+
+def encode_peer(peer: PeerUpdate) -> Iterator[Line]:
+    """The lines about one peer. That it must be there has to be said before anything else."""
+    yield "public_key", peer.public_key.to_bytes().hex()
+    if peer.only_if_there:
+        yield "update_only", "true"
+    if peer.remove:
+        yield "remove", "true"
+    if peer.preshared_key is not None:
+        yield "preshared_key", peer.preshared_key.raw.hex()
+    if peer.endpoint is not None:
+        yield "endpoint", encode_endpoint(peer.endpoint)
+    if peer.keepalive_seconds is not None:
+        yield "persistent_keepalive_interval", str(peer.keepalive_seconds)
+    for network in peer.added_ips:
+        yield "allowed_ip", str(network)
+
+
+def encode_endpoint(endpoint: Endpoint) -> str:
+    """``address:port``. A name is refused: resolving it would stop the device for everybody."""
+    if endpoint.ip is None:
+        raise RefusedError(f"endpoint {endpoint}: is not an address")
+    return str(endpoint)
+
+
+def decode_result(answer: bytes) -> None:
+    """Nothing if the answer says that all went well; ``RefusedError`` with the reason if not."""
+    for name, value in split_answer(answer):
+        if name == "errno":
+            check_result(value)
+            return
+    raise DataplaneError("WireGuard's answer has no result")
+
+
+def check_result(value: str) -> None:
+    """Look at the value of ``errno``: 0, or an error number, which wireguard-go writes negative."""
+    try:
+        number = abs(int(value))
+    except ValueError:
+        raise DataplaneError("WireGuard's answer has a result that is no number") from None
+    if number:
+        raise RefusedError(os.strerror(number), number=number)
+
+
+def decode_device(answer: bytes, derive: Callable[[PrivateKey], PublicKey]) -> DeviceRecord:
+    """The device in the answer to ``get=1``; ``DataplaneError`` if that is no such answer."""
+    decode_result(answer)
+    draft = DeviceDraft(derive)
+    for name, value in split_answer(answer):
+        try:
+            draft.take(name, value)
+        except (ValueError, OverflowError):
+            # Without its cause, which holds the value.
+            raise DataplaneError(f"WireGuard's answer has a {name[:40]} that is none") from None
+    return draft.finish()
+
+
+def split_answer(answer: bytes) -> Iterable[Line]:
+    """The ``name=value`` lines of an answer up to its empty line."""
+    try:
+        text = answer.decode("ascii")
+    except UnicodeDecodeError:
+        raise DataplaneError("WireGuard's answer is not text") from None
+    for line in text.split("\n"):
+        if not line:
+            return
+        name, equals, value = line.partition("=")
+        if not equals:
+            raise DataplaneError("WireGuard's answer has a line without '='")
+        yield name, value
+
+
+@dataclass(slots=True)
+class PeerDraft:
+    """A peer whose lines are still arriving."""
+
+    public_key: PublicKey
+    preshared_key: bytes = field(default=NO_KEY, repr=False)
+    endpoint: Endpoint | None = None
+    numbers: dict[str, int] = field(default_factory=dict)
+    allowed_ips: set[IPNetwork] = field(default_factory=set)
+
+    def take(self, name: str, value: str) -> None:
+        """Use one line; names we do not know are for others."""
+        if name == "allowed_ip":
+            self.allowed_ips.add(parse_network(value))
+        elif name in NUMBERS:
+            self.numbers[name] = parse_number(value, NUMBERS[name])
+        elif name == "endpoint":
+            self.endpoint = parse_endpoint(value)
+        elif name == "preshared_key":
+            self.preshared_key = parse_key(value)
+
+    def finish(self) -> PeerRecord:
+        """The peer, now that its lines have ended."""
+        numbers = self.numbers
+        seconds = numbers.get("last_handshake_time_sec", 0)
+        return PeerRecord(
+            public_key=self.public_key,
+            preshared_key=make_preshared_key(self.preshared_key),
+            endpoint=self.endpoint,
+            keepalive_seconds=numbers.get("persistent_keepalive_interval", 0),
+            allowed_ips=frozenset(self.allowed_ips),
+            latest_handshake=seconds + numbers.get("last_handshake_time_nsec", 0) / 1e9,
+            received_bytes=numbers.get("rx_bytes", 0),
+            sent_bytes=numbers.get("tx_bytes", 0),
+        )
+
+
+NUMBERS = {
+    "persistent_keepalive_interval": 65535,
+    "last_handshake_time_sec": 1 << 63,
+    "last_handshake_time_nsec": 10**9,
+    "rx_bytes": 1 << 64,
+    "tx_bytes": 1 << 64,
+}
+"""The numbers said of a peer, with the greatest value of each."""
+
+
+class DeviceDraft:
+    """A device whose lines are still arriving."""
+
+    def __init__(self, derive: Callable[[PrivateKey], PublicKey]) -> None:
+        self._derive = derive
+        self._public_key: PublicKey | None = None
+        self._listen_port = 0
+        self._peers: list[PeerDraft] = []
+
+    def take(self, name: str, value: str) -> None:
+        """Use one line; ``ValueError`` if its value is none."""
+        if name == "public_key":
+            self._peers.append(PeerDraft(PublicKey.from_bytes(parse_key(value))))
+        elif self._peers:
+            self._peers[-1].take(name, value)
+        elif name == "private_key":
+            raw = parse_key(value)
+            self._public_key = None if raw == NO_KEY else self._derive(PrivateKey(raw))
+        elif name == "listen_port":
+            self._listen_port = parse_number(value, 65535)
+
+    def finish(self) -> DeviceRecord:
+        """The device, now that its lines have ended."""
+        return DeviceRecord(
+            public_key=self._public_key,
+            listen_port=self._listen_port,
+            peers=tuple(peer.finish() for peer in self._peers),
+        )
+
+
+def parse_key(value: str) -> bytes:
+    """32 bytes in hexadecimal; ``ValueError`` otherwise."""
+    raw = bytes.fromhex(value)
+    if len(raw) != KEY_BYTES:
+        raise ValueError("not 32 bytes")
+    return raw
+
+
+def parse_number(value: str, greatest: int) -> int:
+    """A plain decimal from 0 to ``greatest``; ``ValueError`` otherwise."""
+    # The length first: int() of a very long text is slow.
+    if not (value.isascii() and value.isdigit() and len(value) <= 20 and int(value) <= greatest):
+        raise ValueError("not a number in range")
+    return int(value)
+
+
+def parse_endpoint(value: str) -> Endpoint:
+    """``address:port``, an IPv6 address in brackets, with or without a scope."""
+    host, _, port = value.rpartition(":")
+    return make_endpoint(host.removeprefix("[").removesuffix("]"), parse_number(port, 65535))
+
+
+@lru_cache(maxsize=1 << 16)
+def parse_network(value: str) -> IPNetwork:
+    """A network in CIDR. Remembered: every read names the same ones, and parsing is dear."""
+    return ip_network(value)

@@ -1,0 +1,88 @@
+"""``--listen``: from the flag's text to a listening socket, or to a message that helps."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from kilo.errors import ConfigError
+
+BACKLOG = 64
+
+_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+
+_STATE_LISTEN = "0A"
+"""The kernel's TCP_LISTEN in ``/proc/net/tcp``."""
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Host and port of ``:1107``, ``127.0.0.1:1107`` or ``[::1]:1107``; "" is every address.
+
+    Port 0 is any free one. Raises ``ConfigError``.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or (":" in host and not (host.startswith("[") and host.endswith("]"))):
+        raise ConfigError(f"--listen {text!r}: is not ADDRESS:PORT, [ADDRESS]:PORT or :PORT")
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise ConfigError(f"--listen {text!r}: the port is not a number up to 65535")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def open_listener(text: str) -> socket.socket:
+    """A socket that listens there; ``:PORT`` is both families. Raises ``ConfigError``.
+
+    A port in use is named together with the process that holds it, if that can be seen.
+    """
+    host, port = parse_listen(text)
+    try:
+        return _listen(host, port) if host else _listen_everywhere(port)
+    except socket.gaierror as error:
+        raise ConfigError(f"--listen {text!r}: {error.strerror}") from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            holder = find_listener(port)
+            raise ConfigError(f"--listen {text!r}: port {port} is in use{holder}") from error
+        raise ConfigError(f"--listen {text!r}: {error.strerror}") from error
+
+
+def _listen_everywhere(port: int) -> socket.socket:
+    try:
+        return socket.create_server(
+            ("::", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True
+        )
+    except OSError as error:
+        if error.errno not in _NO_IPV6:
+            raise
+        return socket.create_server(("0.0.0.0", port), backlog=BACKLOG)  # noqa: S104 - as asked
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    # Blocks on a resolver if the host is a name; Go's net.Listen, whose syntax this is, does too.
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+
+
+# Who holds the port
+
+
+def find_listener(port: int) -> str:
+    """`` by process 1234 (kg)`` for who listens on the TCP port, "" if that cannot be seen."""
+    sockets = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
+    for process in sorted(Path("/proc").glob("[0-9]*")):
+        # Processes come and go, and others' may not be looked into.
+        with suppress(OSError):
+            if any(str(link.readlink()) in sockets for link in (process / "fd").iterdir()):
+                return f" by process {process.name} ({(process / 'comm').read_text().strip()})"
+    return ""
+
+
+def _listening_inodes(port: int) -> Iterator[str]:
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError):
+            for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _STATE_LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                    yield fields[9]

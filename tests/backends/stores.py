@@ -1,0 +1,120 @@
+"""The stores that the contract is tried on, each with an operator who has hands.
+
+A new backend is one more entry in ``STORES``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import yaml
+
+from kilo.backends.base import Backend
+from kilo.backends.documents import make_node_document, make_settings_document
+from kilo.backends.file.backend import FileBackend
+from kilo.backends.memory import MemoryBackend
+from kilo.mesh.model import NodeSpec, PartialSettings
+
+NOW = 1_700_000_000
+
+
+class Clock:
+    """A wall clock that a test turns."""
+
+    def __init__(self) -> None:
+        self.seconds = float(NOW)
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class Operator(Protocol):
+    """What people and faults do to a store, past the backend."""
+
+    def put_node(self, name: str, spec: NodeSpec) -> None: ...
+    def delete_node(self, name: str) -> None: ...
+    def put_settings(self, settings: PartialSettings) -> None: ...
+    def put_document(self, source: str, document: object) -> None: ...
+    def go_away(self) -> None: ...
+    def come_back(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """A backend, a second one on the same store, and the store's operator."""
+
+    backend: Backend
+    other: Backend
+    operator: Operator
+    clock: Clock
+
+
+class DirectoryOperator:
+    """Writes files with a text editor, moves the directory away and back."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._aside = directory.with_name("aside")
+
+    def put_node(self, name: str, spec: NodeSpec) -> None:
+        self.put_document(f"node-{name}", make_node_document(name, spec))
+
+    def delete_node(self, name: str) -> None:
+        (self._directory / f"node-{name}.yaml").unlink()
+
+    def put_settings(self, settings: PartialSettings) -> None:
+        self.put_document("settings", make_settings_document(settings))
+
+    def put_document(self, source: str, document: object) -> None:
+        (self._directory / f"{source}.yaml").write_text(yaml.safe_dump(document))
+
+    def go_away(self) -> None:
+        self._directory.rename(self._aside)
+
+    def come_back(self) -> None:
+        self._aside.rename(self._directory)
+
+
+class MemoryOperator:
+    """Uses the hands that the memory backend has for tests."""
+
+    def __init__(self, backend: MemoryBackend) -> None:
+        self._backend = backend
+        self.put_node = backend.put_node
+        self.delete_node = backend.delete_node
+        self.put_settings = backend.put_settings
+        self.put_document = backend.put_document
+        self.come_back = backend.come_back
+
+    def go_away(self) -> None:
+        self._backend.go_away("gone")
+
+
+@contextlib.asynccontextmanager
+async def open_memory(_directory: Path) -> AsyncIterator[Store]:
+    clock = Clock()
+    backend = MemoryBackend(wall_clock=clock)
+    yield Store(backend=backend, other=backend, operator=MemoryOperator(backend), clock=clock)
+    await backend.close()
+
+
+@contextlib.asynccontextmanager
+async def open_directory(directory: Path) -> AsyncIterator[Store]:
+    clock = Clock()
+    mesh = directory / "mesh"
+    mesh.mkdir()
+    backend, other = FileBackend(mesh, wall_clock=clock), FileBackend(mesh, wall_clock=clock)
+    yield Store(backend=backend, other=other, operator=DirectoryOperator(mesh), clock=clock)
+    await backend.close()
+    await other.close()
+
+
+STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {
+    "memory": open_memory,
+    "file": open_directory,
+}

@@ -1,0 +1,61 @@
+"""A fresh network namespace for every test that asks for one.
+
+The main thread itself moves into it, so sockets, subprocesses and worker threads started by
+the test are inside as well; afterwards it moves back and the namespace, left by all, is gone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from tests.dataplane.contract import OTHER_ADDRESSES, OTHER_LINK
+from tests.kernel.linux_host import LinuxHost
+from tests.kernel.namespace import Namespace
+
+CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+_numbers = itertools.count(1)
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
+
+
+@pytest.fixture
+def netns() -> Iterator[Namespace]:
+    # Python 3.11 has neither os.unshare nor os.setns.
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check(_libc.unshare(CLONE_NEWNET), "unshare")
+        namespace = Namespace()
+        try:
+            namespace.ip("link", "set", "lo", "up")
+            yield namespace
+        finally:
+            namespace.delete_links()
+            _check(_libc.setns(home, CLONE_NEWNET), "setns")
+    finally:
+        os.close(home)
+
+
+@pytest.fixture
+def interface_name() -> str:
+    """Of no other test: userspace WireGuard's socket, named after it, is not in the namespace."""
+    return f"kilo{os.getpid() % 100000}x{next(_numbers)}"
+
+
+@pytest.fixture
+async def host(netns: Namespace, interface_name: str) -> AsyncIterator[LinuxHost]:
+    netns.add_veth(OTHER_LINK, "peer0")
+    for address in OTHER_ADDRESSES:
+        netns.ip("address", "add", str(address), "dev", OTHER_LINK, "nodad")
+    host = LinuxHost(netns, interface_name)
+    yield host
+    await host.dataplane.close()
+    await host.wireguard.delete()

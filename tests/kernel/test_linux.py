@@ -1,0 +1,95 @@
+"""The Linux dataplane with a part of the host missing, and over a link that comes and goes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kilo.mesh.diff import Changes, diff
+from kilo.mesh.state import DataplaneState, Firewall, WireGuardDevice, WireGuardPeer
+from tests.dataplane.contract import establish, expect_failures, make_state
+from tests.kernel.linux_host import LinuxHost
+from tests.kernel.namespace import Namespace
+
+
+async def test_without_nft_only_the_firewall_fails(
+    host: LinuxHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    desired = make_state(host)
+    await establish(host, replace(desired, routes=frozenset(), firewall=None))
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    (failure,) = await expect_failures(host, *diff(await host.dataplane.read(), desired))
+
+    assert failure.startswith(f"+ {desired.firewall}: ")
+    assert "nft" in failure
+    assert await host.dataplane.read() == replace(desired, firewall=None)
+
+
+@pytest.mark.skipif(
+    Path("/sys/module/wireguard").exists(), reason="this kernel has a WireGuard of its own"
+)
+async def test_without_a_wireguard_the_rest_of_what_can_be_done_is_done(
+    host: LinuxHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    desired = make_state(host)
+    needed = replace(desired, firewall=None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    failures = await expect_failures(host, *diff(await host.dataplane.read(), needed))
+
+    assert [line.split()[1] for line in failures].count("link") == 1
+    assert not any(line.split()[1] == "rule" for line in failures)
+    assert await host.dataplane.read() == DataplaneState(rules=desired.rules)
+
+
+async def test_a_link_deleted_by_hand_is_made_again_with_all_that_was_on_it(
+    host: LinuxHost, netns: Namespace
+) -> None:
+    desired = make_state(host)
+    await establish(host, desired)
+    netns.ip("link", "delete", host.interface)
+
+    await establish(host, desired)
+
+    assert await host.dataplane.read() == desired
+
+
+async def test_another_pass_writes_nothing(host: LinuxHost, netns: Namespace) -> None:
+    desired = make_state(host)
+    await establish(host, desired)
+
+    for _ in range(3):
+        assert diff(await host.dataplane.read(), desired) == Changes()
+
+
+async def test_every_failure_begins_with_its_step(host: LinuxHost) -> None:
+    desired = make_state(host)
+    steps = [
+        step
+        for step in diff(DataplaneState(), desired)
+        if isinstance(step.resource, WireGuardDevice | WireGuardPeer)
+    ]
+
+    failures = await expect_failures(host, *steps)
+
+    assert sorted(line.split(": ")[0] for line in failures) == sorted(
+        str(step).split(": ", maxsplit=1)[0] for step in steps
+    )
+
+
+async def test_a_table_of_our_name_with_other_rules_differs_from_any_desired(
+    host: LinuxHost, netns: Namespace
+) -> None:
+    desired = make_state(host)
+    await establish(host, desired)
+    netns.run("nft", "flush", "chain", "inet", "kilo", "postrouting")
+
+    assert (await host.dataplane.read()).firewall != desired.firewall
+
+    await establish(host, desired)
+
+    assert isinstance((await host.dataplane.read()).firewall, Firewall)
+    assert await host.dataplane.read() == desired
