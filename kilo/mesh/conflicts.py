@@ -142,26 +142,21 @@ def grant_location_ips(
 
     Where two segments' claims overlap the one later in the order keeps its own: Kilo filters
     the segments one after the other against what is left of the others, and agents of both
-    kinds must agree. (Kilo's ``filterAllowedLocationIPs``, 2021.)
+    kinds must agree. (Kilo's ``filterAllowedLocationIPs``, 2021.) So each need only be compared
+    with the later ones: what overlapped it of the earlier ones is gone.
     """
-    current = [list(dict.fromkeys(networks)) for _, networks in claims]
-    refusals = []
-    for index, (name, _) in enumerate(claims):
-        others = [
-            (claims[other][0], network)
-            for other, networks in enumerate(current)
-            if other != index
-            for network in networks
-        ]
+    granted, refusals = [], []
+    for index, (name, networks) in enumerate(claims):
+        later = [(other, claim) for other, theirs in claims[index + 1 :] for claim in theirs]
         kept = []
-        for network in current[index]:
-            reason = _find_location_objection(network, others, owners, peers)
+        for network in dict.fromkeys(networks):
+            reason = _find_location_objection(network, later, owners, peers)
             if reason:
                 refusals.append(_refuse_location_ip(name, network, reason))
             else:
                 kept.append(network)
-        current[index] = kept
-    return [tuple(networks) for networks in current], refusals
+        granted.append(tuple(kept))
+    return granted, refusals
 
 
 def _refuse_location_ip(segment: str, network: IPNetwork, reason: str) -> Refusal:

@@ -220,21 +220,22 @@ class _View:
     def list_tunnel_routes(self) -> Iterator[Route]:
         """A leader's: into the tunnels."""
         for segment in self.tunnelled:
-            skipped = {*segment.wireguard_networks, *self.list_endpoint_networks(segment)}
+            carriers = self.list_endpoint_networks(self.render_segment_peer(segment))
+            skipped = {*segment.wireguard_networks, *carriers}
             for network in (*segment.allowed_ips, *segment.allowed_location_ips):
                 if network not in skipped:
                     yield self.render_tunnel_route(segment, network)
         for peer in self.topology.peers:
+            skipped = set(self.list_endpoint_networks(self.render_peer(peer)))
             for network in peer.allowed_ips:
-                yield self.render_peer_route(network)
+                if network not in skipped:
+                    yield self.render_peer_route(network)
 
-    def list_endpoint_networks(self, segment: Segment) -> Iterator[IPNetwork]:
+    def list_endpoint_networks(self, peer: WireGuardPeer) -> Iterator[IPNetwork]:
         """Where the tunnel's own packets go, which must not go into the tunnel: the endpoint the
         device is given, and the one it has found for itself.
         """
-        given = self.render_segment_peer(segment).endpoint
-        found = self.observations.endpoints.get(segment.key)
-        for endpoint in (given, found):
+        for endpoint in (peer.endpoint, self.observations.endpoints.get(peer.public_key)):
             if endpoint and endpoint.ip:
                 yield host_network(endpoint.ip)
 
@@ -277,12 +278,9 @@ class _View:
             )
 
     def list_neighbour_routes(self, segment: Segment) -> Iterator[Route]:
-        for node in segment.nodes:
-            if node.name == self.node.name:
-                continue
-            for network in node.pod_subnets:
-                if network in segment.allowed_ips:
-                    yield from self.route_via(node, network)
+        for network, node in segment.pod_owners.items():
+            if node.name != self.node.name:
+                yield from self.route_via(node, network)
         if segment is not self.segment:
             for network in segment.wireguard_networks:
                 yield from self.route_via(segment.leader, network)

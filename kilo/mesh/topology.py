@@ -59,6 +59,17 @@ class Segment:
         return required_key(self.leader)
 
     @property
+    def pod_owners(self) -> Mapping[IPNetwork, Node]:
+        """The pod subnets the segment was granted, each with its owner: the first who claims it."""
+        granted = frozenset(self.allowed_ips)
+        owners: dict[IPNetwork, Node] = {}
+        for node in self.nodes:
+            for network in node.pod_subnets:
+                if network in granted:
+                    owners.setdefault(network, node)
+        return owners
+
+    @property
     def wireguard_networks(self) -> tuple[IPNetwork, ...]:
         """The WireGuard addresses as /32 and /128."""
         return tuple(host_network(interface.ip) for interface in self.wireguard_ips)
@@ -160,6 +171,7 @@ def find_leader(nodes: Sequence[Node]) -> Node:
 
 
 def _draft_segments(nodes: Iterable[Node], granularity: Granularity) -> list[_Draft]:
+    """Segments sorted by name; their nodes stay in the order given, which is by name too."""
     members: dict[tuple[str, str], list[Node]] = {}
     for node in nodes:
         members.setdefault(_place(node, granularity), []).append(node)
@@ -167,7 +179,7 @@ def _draft_segments(nodes: Iterable[Node], granularity: Granularity) -> list[_Dr
         _Draft(
             name=name,
             neighbourhood=neighbourhood,
-            nodes=tuple(sorted(group, key=lambda node: node.name)),
+            nodes=tuple(group),
         )
         for (name, neighbourhood), group in sorted(members.items())
     ]

@@ -81,7 +81,7 @@ def test_every_route_into_the_link_has_a_peer_to_go_to(fleet: Fleet) -> None:
 
 @given(fleets())
 @WHOLE
-def test_no_route_leads_to_the_endpoint_of_the_segment_behind_it(fleet: Fleet) -> None:
+def test_no_route_leads_the_endpoint_of_a_tunnel_into_the_tunnel(fleet: Fleet) -> None:
     for state in render_all(fleet).values():
         into = {route.destination for route in state.routes if route.link == LINK}
         for peer in state.peers:
@@ -186,6 +186,19 @@ def test_nothing_of_the_own_location_is_routed_into_a_tunnel(fleet: Fleet) -> No
         for segment in topology.segments:
             if segment.neighbourhood == home.neighbourhood:
                 assert into.isdisjoint({*segment.allowed_ips, *segment.allowed_location_ips})
+
+
+@given(fleets())
+@WHOLE
+def test_no_node_routes_away_what_it_owns(fleet: Fleet) -> None:
+    owners: dict[IPNetwork, str] = {}
+    for segment in fleet.topology.segments:
+        for node in segment.nodes:
+            for network in list_own_networks(segment, node):
+                owners.setdefault(network, node.name)
+    for name, state in render_all(fleet).items():
+        own = {network for network, owner in owners.items() if owner == name}
+        assert own.isdisjoint(route.destination for route in state.routes)
 
 
 @given(fleets())

@@ -393,6 +393,22 @@ def test_a_refused_pod_subnet_is_not_routed() -> None:
     ]
 
 
+def test_a_pod_subnet_claimed_twice_in_a_location_stays_with_its_owner() -> None:
+    nodes = [
+        make_node("a", internal="192.168.1.1/24", pods="10.2.7.0/24"),
+        make_node("b", internal="192.168.1.2/24", pods="10.2.7.0/24"),
+    ]
+    assert say(render_node("a", nodes).routes) == []
+    assert "route 10.2.7.0/24 via 192.168.1.1 dev eth0 onlink" in say(
+        render_node("b", nodes).routes
+    )
+
+
+def test_no_route_leads_a_peers_endpoint_into_its_own_tunnel() -> None:
+    peer = make_peer("p", "10.5.0.0/24 203.0.113.9/32", endpoint="203.0.113.9:7")
+    assert say(render_node("a", EAST[:1], [peer]).routes) == ["route 10.5.0.0/24 dev kilo0"]
+
+
 def test_a_node_that_takes_no_part_gets_an_error_that_says_why() -> None:
     nodes = [make_node("a", key="disk"), make_node("b", key="disk")]
     with pytest.raises(MeshError) as caught:

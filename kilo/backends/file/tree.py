@@ -142,13 +142,13 @@ class Tree:
     def _read(self, path: str, stamp: Stamp, old: Entry, now: float) -> Entry:
         self.files_read += 1
         content, read_stamp = read_content(self.directory, path, self._topology_label)
-        is_racy = time.time_ns() - stamp.mtime_ns < RACY_NANOSECONDS
-        is_moving = is_racy or read_stamp not in (stamp, None)
-        entry = Entry(
-            stamp=None if is_moving else read_stamp,
-            content=content,
-            again_at=now + RACY_SECONDS if is_moving else None,
-        )
+        # Either way round: the file's clock may be another machine's, and far ahead.
+        is_racy = abs(time.time_ns() - stamp.mtime_ns) < RACY_NANOSECONDS
+        if is_racy or read_stamp not in (stamp, None):
+            # Changed while it was being read, or a moment before: this may be half of it.
+            in_force = replace(old, doubt=None) if old.content.found else Entry(content=content)
+            return replace(in_force, stamp=None, again_at=now + RACY_SECONDS)
+        entry = Entry(stamp=read_stamp, content=content)
         if content.broken and old.content.found and not old.content.broken:
             problems = tuple(
                 replace(problem, reason=f"{problem.reason}; {STAYS}")

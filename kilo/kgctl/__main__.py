@@ -1,0 +1,7 @@
+"""``python -m kilo.kgctl``."""
+
+import sys
+
+from kilo.kgctl import main
+
+sys.exit(main())

@@ -1,0 +1,167 @@
+"""The small mesh that the acceptance tests run on, and how to look at it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kilo.lab.host import Host
+from kilo.lab.lab import Lab
+
+LAB = """
+networks:
+  internet: {public: true, subnets: [198.51.100.0/24, "2001:db8::/64"]}
+  east: {subnets: [192.168.1.0/24, "fd00:1::/64"], nat: {behind: internet, address: 198.51.100.8}}
+  west: {subnets: [192.168.2.0/24, "fd00:2::/64"]}
+  home: {subnets: [192.168.50.0/24], nat: {behind: internet, address: 198.51.100.9}}
+hosts:
+  a1: {networks: {east: [192.168.1.11, "fd00:1::11"], internet: [198.51.100.11, "2001:db8::11"]}}
+  a2: {networks: {east: [192.168.1.12, "fd00:1::12"]}}
+  b1: {networks: {west: [192.168.2.11, "fd00:2::11"], internet: [198.51.100.21, "2001:db8::21"]}}
+  home: {networks: {home: 192.168.50.11}}
+  newcomer: {agent: false, networks: {internet: [198.51.100.31, "2001:db8::31"]}}
+  printer: {agent: false, networks: {west: [192.168.2.50, "fd00:2::50"]}}
+  laptop: {peer: laptop, networks: {internet: 198.51.100.50}}
+"""
+
+MESH = """
+apiVersion: kilo.squat.ai/v1alpha1
+kind: Settings
+metadata: {name: mesh}
+spec: {subnets: [10.4.0.0/16, "fd00:4::/64"]}
+---
+apiVersion: kilo.squat.ai/v1alpha1
+kind: Node
+metadata: {name: a1}
+spec: {location: east, podSubnets: [10.2.11.0/24, "fd00:a:0:11::/64"]}
+---
+apiVersion: kilo.squat.ai/v1alpha1
+kind: Node
+metadata: {name: a2}
+spec:
+  location: east
+  persistentKeepalive: 5
+  podSubnets: [10.2.12.0/24, "fd00:a:0:12::/64"]
+---
+apiVersion: kilo.squat.ai/v1alpha1
+kind: Node
+metadata: {name: b1}
+spec:
+  location: west
+  podSubnets: [10.2.21.0/24, "fd00:a:0:21::/64"]
+  allowedLocationIPs: [192.168.2.50/32, "fd00:2::50/128"]
+---
+apiVersion: kilo.squat.ai/v1alpha1
+kind: Node
+metadata: {name: home}
+spec: {internalIP: "-", persistentKeepalive: 5, podSubnets: [10.2.41.0/24, "fd00:a:0:41::/64"]}
+---
+apiVersion: kilo.squat.ai/v1alpha1
+kind: Peer
+metadata: {name: laptop}
+spec:
+  publicKey: GY5aT1N9dTR/nJnT1N2f4ClZWVj0jOAld0r8ysWLyjg=
+  allowedIPs: [10.5.0.1/32, "fd00:5::1/128"]
+  persistentKeepalive: 5
+"""
+
+SECONDS = 90.0
+"""How long these slow and noisy machines may take for what takes one or two."""
+
+
+def wait_until(holds: Callable[[], object], what: str, *, seconds: float = SECONDS) -> float:
+    """Look until it holds, and return how many seconds that took; fails when time is up."""
+    start = time.monotonic()
+    while not holds():
+        elapsed = time.monotonic() - start
+        assert elapsed < seconds, f"not after {seconds:g} s: {what}"
+        time.sleep(0.05)  # between two looks at another process; what counts is what is seen
+    return time.monotonic() - start
+
+
+def wait_ready(host: Host) -> None:
+    """Until the host's agent has made a pass that succeeded."""
+    wait_until(lambda: is_ready(host), f"{host.name} is ready")
+
+
+def is_ready(host: Host) -> bool:
+    """Whether the agent answers, and says that it is ready."""
+    return bool(host.agents()) and ask(host, "/ready") == 200
+
+
+def ask(host: Host, path: str) -> int:
+    """The status of an answer; 0 if there was none."""
+    try:
+        return host.http(path).status
+    except Exception:  # noqa: BLE001 - not listening yet, or not any more
+        return 0
+
+
+def count_writes(host: Host) -> float:
+    """How often the host's running agent has written to the kernel."""
+    return sum_metric(host.metrics(), "kilo_kernel_writes_total")
+
+
+def sum_metric(metrics: Mapping[str, float], name: str) -> float:
+    """Over all labels."""
+    return sum(value for key, value in metrics.items() if key.partition("{")[0] == name)
+
+
+def read_sessions(host: Host) -> dict[str, int]:
+    """Public key -> Unix seconds of the latest handshake, of those that had one."""
+    lines = host.run(["wg", "show", "kilo0", "latest-handshakes"]).splitlines()
+    pairs = (line.split() for line in lines)
+    return {key: int(stamp) for key, stamp in pairs if stamp != "0"}
+
+
+NETWORK_COMMANDS = (
+    ("ip", "-d", "link"),
+    ("ip", "-br", "address"),
+    ("ip", "route", "show", "table", "all"),
+    ("ip", "-6", "route", "show", "table", "all"),
+    ("ip", "rule"),
+    ("ip", "-6", "rule"),
+    ("nft", "list", "ruleset"),
+)
+
+
+def read_network(host: Host) -> dict[str, str]:
+    """What a person sees who looks at all of a host's network."""
+    return {" ".join(command): host.run(list(command)) for command in NETWORK_COMMANDS}
+
+
+def read_documents(lab: Lab) -> list[dict[str, Any]]:
+    """The mesh as it is written down in the lab's own directory."""
+    return list(yaml.safe_load_all((lab.mesh / "mesh.yaml").read_text()))
+
+
+def write_documents(lab: Lab, documents: list[dict[str, Any]]) -> None:
+    """Replace it, as an editor does."""
+    path = lab.mesh / "mesh.yaml"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(yaml.safe_dump_all(documents))
+    temporary.replace(path)
+
+
+def write_file(lab: Lab, name: str, text: str) -> Path:
+    """Put another file into the mesh directory."""
+    path = lab.mesh / name
+    path.write_text(text)
+    return path
+
+
+def make_peer(name: str, key: str, *networks: str) -> str:
+    """A Peer's document."""
+    spec = {"publicKey": key, "allowedIPs": list(networks)}
+    return yaml.safe_dump(
+        {
+            "apiVersion": "kilo.squat.ai/v1alpha1",
+            "kind": "Peer",
+            "metadata": {"name": name},
+            "spec": spec,
+        }
+    )
