@@ -12,7 +12,6 @@ from kilo.mesh.model import (
     IPInterface,
     IPNetwork,
     NodeReport,
-    NodeSpec,
     Peer,
 )
 
@@ -33,11 +32,6 @@ def networks(*texts: str) -> tuple[IPNetwork, ...]:
 
 def interfaces(*texts: str) -> tuple[IPInterface, ...]:
     return tuple(ip_interface(text) for text in texts)
-
-
-def make_spec(**attributes: object) -> NodeSpec:
-    """A node as an operator declares it; whatever is not given is not declared."""
-    return NodeSpec(**attributes)  # type: ignore[arg-type]  # keywords are NodeSpec's own
 
 
 def make_report(

@@ -12,6 +12,7 @@ from kilo.mesh.wgconf import parse_conf, render_peer_conf
 
 INTERFACE = "wg0"
 MTU_BYTES = 1420
+LISTEN_PORT = 51820
 KEY_FILE = "/var/lib/kilo/key"
 ROUTE_PROTOCOL = "99"
 """A number nobody else uses, by which the guest's own routes are told apart."""
@@ -51,8 +52,8 @@ def _addresses(peer: Peer) -> list[IPNetwork]:
 def _configure(host: Host, peer: Peer, conf: str) -> None:
     """``wg syncconf``, which leaves the sessions of unchanged peers alone."""
     own = [f"PrivateKey = {host.run(['cat', KEY_FILE]).strip()}"]
-    if peer.endpoint is not None:
-        own.append(f"ListenPort = {peer.endpoint.port}")
+    # Without one, every ``syncconf`` moves the device to another port.
+    own.append(f"ListenPort = {peer.endpoint.port if peer.endpoint else LISTEN_PORT}")
     text = conf.replace("[Interface]", "\n".join(["[Interface]", *own]), 1)
     host.run(["wg", "syncconf", INTERFACE, "/dev/stdin"], text=text)
 

@@ -27,7 +27,13 @@ from kilo.mesh.model import (
 )
 from kilo.mesh.readiness import Heartbeat, find_ready_nodes
 from kilo.mesh.render import Observations, RenderOptions, render
-from kilo.mesh.roaming import Observed, find_discovered_endpoints, find_live_endpoints, settle
+from kilo.mesh.roaming import (
+    Observed,
+    find_discovered_endpoints,
+    find_live_endpoints,
+    find_lost_endpoints,
+    settle,
+)
 from kilo.mesh.state import DataplaneState
 from kilo.mesh.topology import Segment, Topology, build_topology
 
@@ -84,13 +90,17 @@ def make_plan(agent: Agent, knowledge: Knowledge, actual: DataplaneState) -> Pla
     _check_own_node(snapshot, agent)
     nodes = find_ready_nodes(snapshot, knowledge.heartbeats, now=knowledge.now, local=agent.name)
     topology = build_topology(nodes, snapshot.peers, settings)
-    live = find_live_endpoints(knowledge.observed.stats)
+    live = find_live_endpoints(knowledge.observed)
     rendered = render(
         topology,
         name=agent.name,
         host=knowledge.facts,
         options=agent.options,
-        observations=Observations(endpoints=live, resolved=knowledge.resolved),
+        observations=Observations(
+            endpoints=live,
+            lost_endpoints=find_lost_endpoints(knowledge.observed),
+            resolved=knowledge.resolved,
+        ),
     )
     peers = settle(
         rendered.peers,

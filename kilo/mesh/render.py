@@ -47,7 +47,11 @@ class Observations:
     """What only this host knows: it may differ from node to node."""
 
     endpoints: Mapping[PublicKey, Endpoint] = field(default_factory=lambda: MappingProxyType({}))
-    """Live endpoints of devices that have had a handshake with ours."""
+    """Live endpoints of devices that have a session with ours."""
+    lost_endpoints: Mapping[PublicKey, Endpoint] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    """Where devices were last seen whose session has run out."""
     resolved: Mapping[str, IPAddress] = field(default_factory=lambda: MappingProxyType({}))
     """DNS name -> the address in use; no entry while it has not been resolved."""
 
@@ -193,12 +197,13 @@ class _View:
     def find_endpoint(
         self, key: PublicKey, declared: Endpoint | None, keepalive_seconds: int
     ) -> Endpoint | None:
-        """Where to find a device: behind NAT where it was last seen, else where it says."""
+        """Where to find a device: behind NAT where we see it, where others do, where we last did;
+        else where it says.
+        """
         if keepalive_seconds:
-            seen = self.observations.endpoints.get(key) or self.topology.discovered_endpoints.get(
-                key
-            )
-            declared = seen or declared
+            seen = self.observations
+            places = (seen.endpoints, self.topology.discovered_endpoints, seen.lost_endpoints)
+            declared = next((place[key] for place in places if key in place), declared)
         return self.resolve(declared)
 
     def resolve(self, endpoint: Endpoint | None) -> Endpoint | None:

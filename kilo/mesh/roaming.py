@@ -7,7 +7,7 @@ what the device already has wherever that is right, so that the diff can stay a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -91,12 +91,29 @@ def _is_unanswered(key: PublicKey, observed: Observed) -> bool:
     return sent and stats.received_bytes == earlier.received_bytes
 
 
-def find_live_endpoints(stats: Mapping[PublicKey, PeerStats]) -> dict[PublicKey, Endpoint]:
-    """The endpoints of the devices that have had a handshake with ours."""
+def find_live_endpoints(observed: Observed) -> dict[PublicKey, Endpoint]:
+    """The endpoints of the devices that have a session with ours."""
+    return _find_endpoints(observed, lambda age: age < SESSION_SECONDS)
+
+
+def find_lost_endpoints(observed: Observed) -> dict[PublicKey, Endpoint]:
+    """The endpoints of the devices that had a session, and were last seen there.
+
+    Others may have seen them since: a device that moved behind NAT may no longer get through to
+    us, while we hold on to where it was.
+    """
+    return _find_endpoints(observed, lambda age: age >= SESSION_SECONDS)
+
+
+def _find_endpoints(
+    observed: Observed, matches: Callable[[float], bool]
+) -> dict[PublicKey, Endpoint]:
     return {
         key: stat.endpoint
-        for key, stat in stats.items()
-        if stat.endpoint is not None and stat.latest_handshake > 0
+        for key, stat in observed.stats.items()
+        if stat.endpoint is not None
+        and stat.latest_handshake > 0
+        and matches(observed.now - stat.latest_handshake)
     }
 
 

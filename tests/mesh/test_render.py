@@ -139,6 +139,22 @@ NAME = Endpoint.parse("home.example.com:51820")
         pytest.param(
             "192.168.5.1:51820",
             25,
+            Observations(lost_endpoints={make_key("n"): OWN}),
+            [(make_key("n"), OTHERS)],
+            "203.0.113.60:2",
+            id="what the others see comes before where we lost it",
+        ),
+        pytest.param(
+            "192.168.5.1:51820",
+            25,
+            Observations(lost_endpoints={make_key("n"): OWN}),
+            [],
+            "203.0.113.50:1",
+            id="which comes before what the node says",
+        ),
+        pytest.param(
+            "192.168.5.1:51820",
+            25,
             Observations(),
             [],
             "192.168.5.1:51820",

@@ -13,6 +13,7 @@ from kilo.mesh.roaming import (
     Observed,
     find_discovered_endpoints,
     find_live_endpoints,
+    find_lost_endpoints,
     settle,
 )
 from kilo.mesh.state import PeerStats, WireGuardPeer
@@ -192,13 +193,16 @@ def test_a_device_that_is_not_wanted_is_not_kept() -> None:
     assert settled == frozenset()
 
 
-def test_only_devices_that_had_a_handshake_are_live() -> None:
+def test_a_device_is_live_for_as_long_as_a_session_can_last_and_lost_from_then_on() -> None:
     stats = {
-        make_key("talks"): _stats(10_000),
+        make_key("talks"): _stats(179),
+        make_key("talked"): _stats(180),
         make_key("silent"): _stats(None),
         make_key("nowhere"): replace(_stats(10), endpoint=None),
     }
-    assert find_live_endpoints(stats) == {make_key("talks"): LIVE}
+    observed = Observed(now=NOW, stats=stats)
+    assert find_live_endpoints(observed) == {make_key("talks"): LIVE}
+    assert find_lost_endpoints(observed) == {make_key("talked"): LIVE}
 
 
 def test_the_others_are_told_where_the_devices_behind_nat_are_and_no_more() -> None:
