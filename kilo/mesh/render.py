@@ -240,7 +240,9 @@ class _View:
         """Where the tunnel's own packets go, which must not go into the tunnel: the endpoint the
         device is given, and the one it has found for itself.
         """
-        for endpoint in (peer.endpoint, self.observations.endpoints.get(peer.public_key)):
+        seen = (self.observations.endpoints, self.observations.lost_endpoints)
+        found = (place.get(peer.public_key) for place in seen)
+        for endpoint in (peer.endpoint, *found):
             if endpoint and endpoint.ip:
                 yield host_network(endpoint.ip)
 

@@ -88,7 +88,7 @@ class Topology:
     discovered_endpoints: Mapping[PublicKey, Endpoint] = field(
         default_factory=lambda: MappingProxyType({})
     )
-    """Where nodes have seen devices behind NAT; the first in segment order counts."""
+    """Where nodes have seen devices behind NAT; the first public one in segment order counts."""
 
     def find_segment(self, node_name: str) -> Segment | None:
         """The segment that the node belongs to."""
@@ -238,9 +238,13 @@ def _finish_segment(
 
 
 def _gather_discovered_endpoints(segments: Iterable[Segment]) -> Mapping[PublicKey, Endpoint]:
+    """The first public endpoint seen, else the first: who shares a LAN with a device behind NAT
+    sees it at an address that is of no use to the others.
+    """
     found: dict[PublicKey, Endpoint] = {}
     for segment in segments:
         for node in segment.nodes:
             for key, endpoint in node.discovered_endpoints:
-                found.setdefault(key, endpoint)
+                if key not in found or is_public(endpoint) > is_public(found[key]):
+                    found[key] = endpoint
     return MappingProxyType(found)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,12 @@ def wait_until(holds: Callable[[], object], what: str, *, seconds: float = SECON
         assert elapsed < seconds, f"not after {seconds:g} s: {what}"
         time.sleep(0.05)  # between two looks at another process; what counts is what is seen
     return time.monotonic() - start
+
+
+def wait_each(hosts: Iterable[Host], holds: Callable[[Host], object], what: str) -> None:
+    """Until it holds of every host."""
+    for host in hosts:
+        wait_until(partial(holds, host), f"{host.name} {what}")
 
 
 def wait_ready(host: Host) -> None:

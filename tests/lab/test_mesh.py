@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from tests.lab.meshes import (
     read_network,
     read_sessions,
     sum_metric,
+    wait_each,
     wait_ready,
     wait_until,
     write_documents,
@@ -94,14 +96,11 @@ def test_everything_reaches_everything_with_every_granularity(mesh: Lab, granula
     documents = read_documents(mesh)
     documents[0]["spec"]["granularity"] = granularity
     write_documents(mesh, documents)
-    for name in AGENTS:
-        host = mesh.host(name)
-        wait_until(
-            lambda host=host: (
-                granularity in (mesh.mesh / "reports" / f"{host.name}.yaml").read_text()
-            ),
-            f"{name} reports {granularity}",
-        )
+    wait_each(
+        map(mesh.host, AGENTS),
+        lambda host: granularity in (mesh.mesh / "reports" / f"{host.name}.yaml").read_text(),
+        f"reports {granularity}",
+    )
     result = mesh.wait_reachable()
     assert {"a1", "a2", "b1", "home", "laptop"} == set(result.sources)
     kinds = {target.kind for targets in result.answered.values() for target in targets}
@@ -155,19 +154,11 @@ def test_a_peer_that_comes_changes_and_goes_touches_nothing_else(mesh: Lab) -> N
     key = public_key(generate_private_key()).text
     with no_reset(*hosts), no_loss(mesh, *AGENTS):
         path = write_file(mesh, "guest.yaml", make_peer("aaa-guest", key, "10.5.0.9/32"))
-        for host in hosts:
-            wait_until(lambda host=host: has_peer(host, key), f"{host.name} lets the peer in")
+        wait_each(hosts, lambda host: has_peer(host, key), "lets the peer in")
         path.write_text(make_peer("aaa-guest", key, "10.5.0.10/32", "fd00:5::a/128"))
-        for host in hosts:
-            wait_until(
-                lambda host=host: (
-                    "10.5.0.9/32" not in host.run(["wg", "show", "kilo0", "allowed-ips"])
-                ),
-                f"{host.name} has changed the peer",
-            )
+        wait_each(hosts, lambda host: "10.5.0.9/32" not in read_allowed_ips(host), "changed it")
         path.unlink()
-        for host in hosts:
-            wait_until(lambda host=host: not has_peer(host, key), f"{host.name} let the peer go")
+        wait_each(hosts, lambda host: not has_peer(host, key), "let the peer go")
 
 
 def test_a_node_that_comes_and_goes_cuts_nobody_off_though_all_are_renumbered(mesh: Lab) -> None:
@@ -183,15 +174,13 @@ def test_a_node_that_comes_and_goes_cuts_nobody_off_though_all_are_renumbered(me
         newcomer.start_agent("--clean-up-interface")
         wait_ready(newcomer)
         key = newcomer.run(["wg", "show", "kilo0", "public-key"]).strip()
-        for host in hosts:
-            wait_until(lambda host=host: has_peer(host, key), f"{host.name} meets the newcomer")
+        wait_each(hosts, lambda host: has_peer(host, key), "meets the newcomer")
         wait_until(
             lambda: newcomer.succeeds(["ping", "-c1", "-W1", "10.2.12.1"]), "the newcomer is in"
         )
         newcomer.kill_agent(signal.SIGTERM)
         path.unlink()
-        for host in hosts:
-            wait_until(lambda host=host: not has_peer(host, key), f"{host.name} lost the newcomer")
+        wait_each(hosts, lambda host: not has_peer(host, key), "let the newcomer go")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -248,7 +237,7 @@ def test_what_is_deleted_by_hand_is_back_within_two_seconds(mesh: Lab) -> None:
         ),
     ):
         host.run(deletion)
-        seconds = wait_until(lambda sight=sight: shows(host, sight), f"back after {deletion}")
+        seconds = wait_until(partial(shows, host, sight), f"back after {deletion}")
         assert seconds < 2.0, f"{deletion}: back after {seconds:.1f} s"
     mesh.wait_reachable()
 
@@ -289,32 +278,39 @@ def test_resyncs_and_others_heartbeats_write_nothing(mesh: Lab) -> None:
     documents[0]["spec"]["resyncPeriod"] = "500ms"
     write_documents(mesh, documents)
     host = mesh.host("b1")
-    passes = lambda: sum_metric(host.metrics(), "kilo_reconciles_total")  # noqa: E731
-    settled = passes() + 2
-    wait_until(lambda: passes() > settled, "the new period is in force")
-    writes, first = count_writes(host), passes()
-    wait_until(lambda: passes() >= first + 3, "three resyncs")
+    settled = count_passes(host) + 2
+    wait_until(lambda: count_passes(host) > settled, "the new period is in force")
+    writes, first = count_writes(host), count_passes(host)
+    wait_until(lambda: count_passes(host) >= first + 3, "three resyncs")
     assert count_writes(host) == writes
 
     documents[0]["spec"]["resyncPeriod"] = "1h"
     write_documents(mesh, documents)
     report = mesh.mesh / "reports" / "a1.yaml"
     wait_until(lambda: not is_passing(host), "no more resyncs")
-    before, stamp = passes(), report.read_text()
+    before, stamp = count_passes(host), report.read_text()
     wait_until(lambda: report.read_text() != stamp, "a1 has checked in", seconds=60)
     other = mesh.mesh / "reports" / "a2.yaml"
     stamp = other.read_text()
     wait_until(lambda: other.read_text() != stamp, "a2 has checked in", seconds=60)
-    assert passes() == before
+    assert count_passes(host) == before
     del documents[0]["spec"]["resyncPeriod"]
     write_documents(mesh, documents)
 
 
 def is_passing(host: Host) -> bool:
     """Whether passes are still being made."""
-    before = sum_metric(host.metrics(), "kilo_reconciles_total")
+    before = count_passes(host)
     time.sleep(1.5)  # three times the period that was in force
-    return sum_metric(host.metrics(), "kilo_reconciles_total") > before
+    return count_passes(host) > before
+
+
+def count_passes(host: Host) -> float:
+    return sum_metric(host.metrics(), "kilo_reconciles_total")
+
+
+def read_allowed_ips(host: Host) -> str:
+    return host.run(["wg", "show", "kilo0", "allowed-ips"])
 
 
 def test_the_directory_may_go_away(mesh: Lab) -> None:
@@ -325,17 +321,15 @@ def test_the_directory_may_go_away(mesh: Lab) -> None:
     with no_loss(mesh, *AGENTS):
         mesh.mesh.rename(away)
         try:
+            wait_each(hosts, lambda host: ask(host, "/ready") == 503, "says so")
             for host in hosts:
-                wait_until(lambda host=host: ask(host, "/ready") == 503, f"{host.name} says so")
                 assert str(mesh.mesh) in host.http("/ready").text
                 assert sum_metric(host.metrics(), "kilo_store_up") == 0
             restarted = mesh.host("b1")
             restarted.kill_agent(signal.SIGKILL)
             restarted.start_agent("--clean-up=false", "--log-level=all")
-            wait_until(
-                lambda: "kilo_ready" in restarted.metrics() and restarted.metrics()["kilo_ready"],
-                "b1 works from its snapshot",
-            )
+            wait_until(lambda: ask(restarted, "/metrics") == 200, "b1 answers")
+            wait_until(lambda: restarted.metrics()["kilo_ready"] == 1, "b1 has its snapshot")
             time.sleep(65)  # longer than any node may be silent while the store can be heard
             for host in hosts:
                 writes = 0.0 if host is restarted else before[host.name]
@@ -389,27 +383,27 @@ def test_a_bad_document_is_named_once_and_disturbs_nothing(mesh: Lab) -> None:
         huge = write_file(mesh, "bad-huge.yaml", "")
         with huge.open("wb") as file:
             file.truncate(50 << 20)
-        told = lambda host: [  # noqa: E731
-            str(line["detail"])
-            for line in host.log_lines()
-            if line.get("msg") in ("problem", "refusal")
-        ]
+        for words in (*(words for _, words in bad.values()), ["bad-huge.yaml"]):
+            wait_each(hosts, partial(has_told, words), f"names {words}")
         for host in hosts:
-            for words in (*(words for _, words in bad.values()), ["bad-huge.yaml"]):
-                wait_until(
-                    lambda host=host, words=words: any(
-                        all(w in line for w in words) for line in told(host)
-                    ),
-                    f"{host.name} names {words}",
-                )
-            assert len(told(host)) == len(set(told(host))), "each is told once"
+            lines = list_told(host)
+            assert len(lines) == len(set(lines)), "each is told once"
         for host in hosts:
             assert count_writes(host) == writes[host.name]
         for path in mesh.mesh.glob("bad-*"):
             path.unlink()
-        for host in hosts:
-            wait_until(lambda host=host: host.metrics()["kilo_invalid_objects"] == 0, "all is well")
-            wait_until(lambda host=host: host.metrics()["kilo_refused_claims"] == 0, "all is well")
+        wait_each(hosts, lambda host: host.metrics()["kilo_invalid_objects"] == 0, "is well")
+        wait_each(hosts, lambda host: host.metrics()["kilo_refused_claims"] == 0, "is well")
+
+
+def list_told(host: Host) -> list[str]:
+    """What its agent found wrong in the mesh directory or refused."""
+    told = [line for line in host.log_lines() if line.get("msg") in ("problem", "refusal")]
+    return [str(line["detail"]) for line in told]
+
+
+def has_told(words: list[str], host: Host) -> bool:
+    return any(all(word in line for word in words) for line in list_told(host))
 
 
 def test_no_secret_is_to_be_found_anywhere(mesh: Lab) -> None:
@@ -423,7 +417,7 @@ def test_no_secret_is_to_be_found_anywhere(mesh: Lab) -> None:
         f"{document.replace('aaa', 'bbb')}  presharedKey: {preshared.reveal()}x\n",
     )
     try:
-        wait_until(lambda: "10.5.0.77/32" in host.run(["wg", "show", "kilo0", "allowed-ips"]), "in")
+        wait_until(lambda: "10.5.0.77/32" in read_allowed_ips(host), "in")
         wait_until(lambda: host.metrics()["kilo_invalid_objects"] == 1, "the broken one is told")
         secrets = [preshared.reveal().rstrip("="), preshared.raw.hex()]
         for name in AGENTS:
@@ -452,9 +446,7 @@ def test_no_secret_is_to_be_found_anywhere(mesh: Lab) -> None:
     finally:
         path.unlink()
         broken.unlink()
-    wait_until(
-        lambda: "10.5.0.77/32" not in host.run(["wg", "show", "kilo0", "allowed-ips"]), "out"
-    )
+    wait_until(lambda: "10.5.0.77/32" not in read_allowed_ips(host), "out")
 
 
 def test_a_dry_run_prints_what_would_change_and_changes_nothing(mesh: Lab) -> None:
@@ -494,15 +486,6 @@ def test_uninstall_removes_what_a_killed_agent_left(mesh: Lab) -> None:
 
 def test_a_leader_that_dies_is_replaced_and_all_others_stay_reachable(mesh: Lab) -> None:
     """The whole host: its tunnel goes with it."""
-    documents = read_documents(mesh)
-    documents.append(
-        {
-            "apiVersion": "kilo.squat.ai/v1alpha1",
-            "kind": "Node",
-            "metadata": {"name": "newcomer"},
-            "spec": {"location": "north", "internalIP": "-"},
-        }
-    )
     assert is_ready(mesh.host("a1"))
     mesh.kill("a1")
     try:

@@ -9,7 +9,7 @@ import pytest
 
 from kilo.mesh.diff import Change, Changes, diff
 from kilo.mesh.model import Endpoint, Granularity, Node, Peer, Settings
-from kilo.mesh.state import DataplaneState, WireGuardPeer
+from kilo.mesh.state import DataplaneState, Route, WireGuardPeer
 from tests.mesh.fleets import (
     make_key,
     make_node,
@@ -222,6 +222,41 @@ def test_no_packet_finds_a_route_without_its_tunnel_on_the_way(backwards: bool) 
     states = list(replay(before, diff(before, after)))
     assert states[-1] == after
     assert [list_unreachable(state, "kilo0") for state in states] == [[]] * len(states)
+
+
+def test_an_address_that_becomes_a_gateway_goes_before_the_routes_through_it() -> None:
+    newcomer = make_node("0", location="a", internal="192.168.9.1/24")
+    changes = _diff([A], [newcomer, A])
+    route = "+ route 192.168.9.1/32 via 10.4.0.1 dev kilo0 src 192.168.1.1 onlink"
+    order = ["+ address 10.4.0.2/16 dev kilo0", "- address 10.4.0.1/16 dev kilo0", route]
+    assert [change for change in changes if change in order] == order
+
+
+def test_the_last_address_of_a_family_goes_after_its_routes() -> None:
+    state = render_node("a", [A, C])
+    changes = str(diff(state, DataplaneState())).splitlines()
+    verbs = [change.split()[1] for change in changes]
+    assert verbs == ["route", "address", "peer", "wireguard", "link"]
+
+
+def test_a_route_to_what_becomes_a_gateway_goes_before_the_routes_through_it() -> None:
+    gateway, behind = nets("fd00:4::2/128 fd00:2::/64")
+    old = Route(destination=gateway, link="eth0")
+    new = Route(destination=behind, link="kilo0", gateway=gateway.network_address)
+    changes = diff(DataplaneState(routes=frozenset({old})), DataplaneState(routes=frozenset({new})))
+    assert (
+        str(changes)
+        == "- route fd00:4::2/128 dev eth0\n+ route fd00:2::/64 via fd00:4::2 dev kilo0"
+    )
+
+
+def test_one_destination_may_have_a_route_in_each_of_two_tables() -> None:
+    main = Route(destination=nets("192.168.1.2/32")[0], link="eth0")
+    other = replace(main, link="tunl0", table=1107)
+    changes = diff(DataplaneState(), DataplaneState(routes=frozenset({main, other})))
+    assert str(changes) == (
+        "+ route 192.168.1.2/32 dev eth0\n+ route 192.168.1.2/32 dev tunl0 table 1107"
+    )
 
 
 def test_a_change_is_about_something() -> None:

@@ -109,6 +109,14 @@ def _with_hostname(facts: HostFacts, *addresses: str) -> HostFacts:
             id="never the Kilo interface, the tunnel or the CNI bridge",
         ),
         pytest.param(
+            _with_hostname(
+                make_facts(eth0="192.168.1.1/24", kilo0="10.4.0.1/16"), "10.4.0.1", "192.168.1.1"
+            ),
+            POLICY,
+            "192.168.1.1/24",
+            id="not even where the host name resolves to them",
+        ),
+        pytest.param(
             make_facts(eth0="198.51.100.1/24", wg9="10.4.0.1/16"),
             AddressPolicy(ignored_links=frozenset({"wg9"})),
             "",

@@ -231,6 +231,17 @@ def test_the_first_segment_that_has_seen_a_device_says_where_it_is() -> None:
     assert topology.discovered_endpoints == {roamer: here}
 
 
+def test_where_a_device_is_seen_on_its_own_lan_is_of_no_use_to_others() -> None:
+    roamer = make_key("roamer")
+    lan, public = Endpoint.parse("192.168.1.9:51820"), Endpoint.parse("203.0.113.2:2000")
+    nodes = [
+        make_node("z", location="a", internal="192.168.1.1/24", seen=[(roamer, lan)]),
+        make_node("a", location="b", internal="192.168.2.1/24", seen=[(roamer, public)]),
+    ]
+    assert build_topology(nodes, (), Settings()).discovered_endpoints == {roamer: public}
+    assert build_topology(nodes[:1], (), Settings()).discovered_endpoints == {roamer: lan}
+
+
 def test_an_empty_mesh_has_no_segments() -> None:
     topology = build_topology((), (), Settings())
     assert (topology.segments, list(topology.nodes)) == ((), [])

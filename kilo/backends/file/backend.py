@@ -192,9 +192,11 @@ class FileBackend:
             if await _wait(wake, min(remaining, TICK_SECONDS)):
                 await self._debounce(wake)
                 return
-            with contextlib.suppress(BackendError):
+            try:
                 if await self._in_thread(self._tree.has_moved):
                     return
+            except BackendError:
+                return  # it does not even answer: the next look will say so
 
     async def _debounce(self, wake: asyncio.Event) -> None:
         """Let a burst of events end: an editor's save is several."""

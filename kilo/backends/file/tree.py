@@ -19,8 +19,10 @@ from kilo.mesh.model import Problem, Snapshot
 
 GONE_GRACE_SECONDS = 0.2
 """Some editors remove or rename a file and write it anew."""
-EMPTY_GRACE_SECONDS = 1.0
-"""Others truncate it first, and may be slow to fill it."""
+EMPTY_GRACE_SECONDS = 5.0
+"""Others truncate it first and may be slow to fill it: a busy disk held one up for 1.2 s."""
+CONFIRMING_LOOKS = 2
+"""After the first that raised a doubt."""
 RACY_NANOSECONDS = 20_000_000
 """Kernels stamp files by a clock of 1 to 10 ms: a change right after a read may not show."""
 RACY_SECONDS = 0.1
@@ -35,6 +37,8 @@ class Doubt:
     grace_seconds: float
     """Also tells one state from another."""
     since: float
+    looks: int
+    """How often it was seen; a file replaced again and again may be missed twice by chance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,6 +195,8 @@ def _doubt(old: Entry, now: float, grace_seconds: float) -> Entry | None:
     """The entry kept for a while; None once the while is over."""
     doubt = old.doubt
     if doubt is None or doubt.grace_seconds != grace_seconds:
-        doubt = Doubt(grace_seconds=grace_seconds, since=now)
-    until = doubt.since + grace_seconds
-    return replace(old, stamp=None, doubt=doubt, again_at=until) if now < until else None
+        doubt = Doubt(grace_seconds=grace_seconds, since=now, looks=0)
+    doubt = replace(doubt, looks=doubt.looks + 1)
+    if now >= doubt.since + grace_seconds and doubt.looks > CONFIRMING_LOOKS:
+        return None
+    return replace(old, stamp=None, doubt=doubt, again_at=now + grace_seconds / CONFIRMING_LOOKS)

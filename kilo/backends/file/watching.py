@@ -28,7 +28,7 @@ from watchdog.observers.api import BaseObserver
 
 from kilo.backends.file.scanning import is_ignored
 
-HOLD_SECONDS = 2.0
+HOLD_SECONDS = 5.0
 """How long to wait, after the last write, for a writer to close its file."""
 STOP_SECONDS = 5.0
 
@@ -95,6 +95,7 @@ class DirectoryWatch:
         return (
             observer is not None
             and observer.is_alive()
+            and not self._handler.lost_root
             and all(emitter.is_alive() for emitter in observer.emitters)
         )
 
@@ -105,6 +106,8 @@ class _Handler(FileSystemEventHandler):
     def __init__(self, root: Path, notify: Callable[[], None]) -> None:
         self.written_at: dict[str, float] = {}
         """Path relative to the root -> when it was last written to."""
+        self.lost_root = False
+        """The directory was deleted; another of its name, and even inode number, is not it."""
         self._root = root
         self._notify = notify
 
@@ -112,9 +115,11 @@ class _Handler(FileSystemEventHandler):
         """Called by watchdog for every event."""
         path = os.fsdecode(event.src_path)
         relative = os.path.relpath(path, self._root)
-        # A move is heard in any case: the atomic writers of mounted volumes rename hidden links.
-        if is_ignored(Path(path).name) and not isinstance(event, FileMovedEvent | DirMovedEvent):
+        # Other events of hidden names count: atomic writers of mounted volumes rename hidden links.
+        if isinstance(event, FileModifiedEvent | FileClosedEvent) and is_ignored(Path(path).name):
             return
+        if isinstance(event, DirDeletedEvent) and relative == ".":
+            self.lost_root = True
         if isinstance(event, FileModifiedEvent):
             self.written_at[relative] = time.monotonic()
         elif not isinstance(event, FileCreatedEvent):

@@ -1,0 +1,181 @@
+"""One pass as a value: who wins over whom, and what a host cannot take part with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from kilo.errors import ConfigError, MeshError
+from kilo.mesh.host import HostFacts
+from kilo.mesh.model import (
+    Encapsulation,
+    Endpoint,
+    Granularity,
+    NodeSpec,
+    PartialSettings,
+    Settings,
+    Snapshot,
+)
+from kilo.mesh.plan import (
+    Agent,
+    Knowledge,
+    Plan,
+    complete_settings,
+    find_endpoint_names,
+    make_plan,
+)
+from kilo.mesh.readiness import Heartbeat
+from kilo.mesh.roaming import Observed
+from kilo.mesh.state import DataplaneState, PeerStats
+from kilo.mesh.topology import build_topology
+from tests.mesh.fleets import make_facts, make_key, make_node, make_peer, nets, say
+
+NOW = 1_700_000_000.0
+AGENT = Agent(name="a", public_key=make_key("a"))
+FACTS = make_facts(eth0="192.168.1.1/24", eth1="198.51.100.1/24")
+NODE = make_node("a", location="east", internal="192.168.1.1/24")
+OTHER = make_node("b", location="west", internal="192.168.2.1/24", keepalive=25)
+
+
+def _know(snapshot: Snapshot, *, facts: HostFacts = FACTS) -> Knowledge:
+    live = Heartbeat(stamp=1, seen_at=0.0)
+    return Knowledge(
+        snapshot=snapshot,
+        facts=facts,
+        heartbeats={node.name: live for node in snapshot.nodes},
+        observed=Observed(now=NOW),
+    )
+
+
+def _plan(snapshot: Snapshot, *, facts: HostFacts = FACTS, agent: Agent = AGENT) -> Plan:
+    return make_plan(agent, _know(snapshot, facts=facts), DataplaneState())
+
+
+def test_a_host_nobody_declared_takes_part_with_what_it_found() -> None:
+    plan = _plan(Snapshot())
+    assert say(plan.changes) == [
+        "+ address 10.4.0.1/16 dev kilo0",
+        "+ link kilo0 mtu 1420 up",
+        f"+ wireguard kilo0 public-key {make_key('a')} listen-port 51820",
+    ]
+    report = plan.report
+    assert (str(report.endpoint), say(report.internal_ips), say(report.wireguard_ips)) == (
+        "198.51.100.1:51820",
+        ["192.168.1.1/24"],
+        ["10.4.0.1/16"],
+    )
+    assert report.granularity is Granularity.LOCATION
+
+
+def test_what_the_host_finds_now_wins_over_what_the_store_says_it_reported() -> None:
+    stale = make_node("a", endpoint="203.0.113.66:1", internal="192.168.66.1/24")
+    plan = _plan(Snapshot(nodes=(stale,)))
+    (segment,) = plan.topology.segments
+    assert segment.allowed_ips == nets("10.4.0.1/32 192.168.1.1/32")
+
+
+def test_applying_a_plan_leaves_nothing_to_plan() -> None:
+    knowledge = _know(Snapshot(nodes=(NODE, OTHER), peers=(make_peer("p", "10.5.0.1/32"),)))
+    desired = make_plan(AGENT, knowledge, DataplaneState()).desired
+    assert len(make_plan(AGENT, knowledge, desired).changes) == 0
+
+
+@pytest.mark.parametrize(
+    ("stored", "flags", "expected"),
+    [
+        pytest.param({}, {}, Settings(), id="the defaults"),
+        pytest.param({"port": 1}, {}, Settings(port=1), id="the store's win over the defaults"),
+        pytest.param({"port": 1}, {"port": 2}, Settings(port=2), id="a flag wins over the store's"),
+        pytest.param({"mtu": 1300}, {"mtu": None}, Settings(), id="even one that says automatic"),
+        pytest.param(
+            {"port": 1}, {"mtu": 1300}, Settings(port=1, mtu=1300), id="each setting for itself"
+        ),
+    ],
+)
+def test_settings_are(stored: PartialSettings, flags: PartialSettings, expected: Settings) -> None:
+    agent = replace(AGENT, flags=flags)
+    assert complete_settings(Snapshot(settings=stored), agent) == expected
+
+
+@pytest.mark.parametrize("encapsulation", [Encapsulation.ALWAYS, Encapsulation.CROSSSUBNET])
+def test_encapsulation_is_refused_and_not_swallowed(encapsulation: Encapsulation) -> None:
+    with pytest.raises(MeshError, match=f"encapsulation {encapsulation.value} comes with a later"):
+        complete_settings(Snapshot(settings={"encapsulation": encapsulation}), AGENT)
+
+
+def test_a_host_without_any_address_cannot_take_part() -> None:
+    with pytest.raises(ConfigError, match="no address to take part with"):
+        _plan(Snapshot(), facts=make_facts(eth0="fe80::1/64"))
+
+
+def test_a_host_without_any_address_takes_part_with_a_declared_endpoint() -> None:
+    spec = NodeSpec(endpoint=Endpoint.parse("203.0.113.9:7"))
+    snapshot = Snapshot(nodes=(replace(NODE, spec=spec, report=None),))
+    plan = _plan(snapshot, facts=make_facts(eth0="fe80::1/64"))
+    assert plan.report.endpoint is None
+    assert say(plan.desired.devices) == [
+        f"wireguard kilo0 public-key {make_key('a')} listen-port 7"
+    ]
+
+
+def test_a_host_that_has_just_lost_its_addresses_stays_with_what_it_last_reported() -> None:
+    report = _plan(Snapshot()).report
+    knowledge = replace(_know(Snapshot(), facts=HostFacts()), report=report)
+    assert make_plan(AGENT, knowledge, DataplaneState()).report == report
+
+
+def test_a_declared_key_that_is_not_this_hosts_stops_it() -> None:
+    node = replace(NODE, spec=NodeSpec(public_key=make_key("other")))
+    with pytest.raises(MeshError, match=r"Node a: spec\.publicKey .* is not this host's key"):
+        _plan(Snapshot(nodes=(node,)))
+
+
+def test_silent_nodes_take_no_part() -> None:
+    knowledge = replace(_know(Snapshot(nodes=(NODE, OTHER))), heartbeats={})
+    plan = make_plan(AGENT, knowledge, DataplaneState())
+    assert [node.name for node in plan.topology.nodes] == ["a"]
+
+
+def test_the_others_are_told_where_a_device_behind_nat_is_seen_while_its_session_lives() -> None:
+    seen = Endpoint.parse("203.0.113.50:1")
+    for age, expected in ((10, ((make_key("b"), seen),)), (999, ())):
+        stats = PeerStats(endpoint=seen, latest_handshake=NOW - age, received_bytes=0, sent_bytes=0)
+        knowledge = replace(
+            _know(Snapshot(nodes=(NODE, OTHER))),
+            observed=Observed(now=NOW, stats={make_key("b"): stats}),
+        )
+        plan = make_plan(AGENT, knowledge, DataplaneState())
+        assert plan.report.discovered_endpoints == expected
+
+
+def test_the_endpoints_that_are_names_are_listed_with_their_owners() -> None:
+    nodes = [make_node("a", endpoint="a.example.com:1"), make_node("b")]
+    peers = [
+        make_peer("p", "10.5.0.1/32", endpoint="p.example.com:1"),
+        make_peer("q", "10.5.0.2/32"),
+    ]
+    assert find_endpoint_names(build_topology(nodes, peers, Settings())) == {
+        "a.example.com": "Node a",
+        "p.example.com": "Peer p",
+    }
+
+
+@pytest.mark.parametrize(
+    ("internal", "pods", "forwarding", "warned"),
+    [
+        pytest.param("192.168.1.1/24", "", set(), [], id="nothing behind it"),
+        pytest.param("192.168.1.1/24", "10.2.1.0/24", set(), ["ip_forward"], id="pods"),
+        pytest.param("192.168.1.1/24", "10.2.1.0/24", {4}, [], id="pods, and it forwards"),
+        pytest.param(
+            "192.168.1.1/24", "10.2.1.0/24 fd00:2::/64", {4}, ["ipv6"], id="but not every family"
+        ),
+    ],
+)
+def test_a_leader_that_does_not_forward_what_is_behind_it_is_warned(
+    internal: str, pods: str, forwarding: set[int], warned: list[str]
+) -> None:
+    facts = replace(FACTS, forwarding=frozenset(forwarding))
+    plan = _plan(Snapshot(nodes=(make_node("a", internal=internal, pods=pods),)), facts=facts)
+    assert len(plan.warnings) == len(warned)
+    assert all(word in warning for word, warning in zip(warned, plan.warnings, strict=True))
