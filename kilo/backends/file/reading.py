@@ -32,6 +32,10 @@ class Content:
     """The file could not be read, or not to its end."""
 
 
+NOTHING = Content()
+"""Also of a file that went before it could be opened."""
+
+
 class UnusableFileError(Exception):
     """The file as a whole cannot be read; the text says why."""
 
@@ -42,6 +46,8 @@ def read_content(directory: Path, path: str, topology_label: str) -> tuple[Conte
         data, stamp = read_bytes(directory / path)
         text = data.decode("utf-8")
     except UnusableFileError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return NOTHING, None
         return _make_broken(path, str(error)), None
     except UnicodeDecodeError as error:
         return _make_broken(path, f"is not UTF-8 text (byte {error.start + 1})"), stamp

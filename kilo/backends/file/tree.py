@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kilo.backends.file.reading import Content, read_content
+from kilo.backends.file.reading import NOTHING, Content, read_content
 from kilo.backends.file.scanning import Listing, Stamp, identify_directory, list_files
 from kilo.backends.objects import Found, join_objects
 from kilo.errors import BackendError
@@ -27,7 +27,6 @@ RACY_NANOSECONDS = 20_000_000
 """Kernels stamp files by a clock of 1 to 10 ms: a change right after a read may not show."""
 RACY_SECONDS = 0.1
 STAYS = "what was last read there stays in force"
-NOTHING = Content()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,8 +147,8 @@ class Tree:
         content, read_stamp = read_content(self.directory, path, self._topology_label)
         # Either way round: the file's clock may be another machine's, and far ahead.
         is_racy = abs(time.time_ns() - stamp.mtime_ns) < RACY_NANOSECONDS
-        if is_racy or read_stamp not in (stamp, None):
-            # Changed while it was being read, or a moment before: this may be half of it.
+        if is_racy or content == NOTHING or read_stamp not in (stamp, None):
+            # Changed or gone while it was being read, or a moment before: this may be half of it.
             in_force = replace(old, doubt=None) if old.content.found else Entry(content=content)
             return replace(in_force, stamp=None, again_at=now + RACY_SECONDS)
         entry = Entry(stamp=read_stamp, content=content)
