@@ -175,12 +175,13 @@ FLAG_SET = FlagSet(
     "Without a command it works until SIGTERM. Every flag can be given as an environment variable"
     " too:\n--log-level as KG_LOG_LEVEL.",
     commands={
+        "completion": "print the completion of kg for a shell: bash, zsh or fish",
         "public-key": "print this host's public key; make the key if there is none",
         "uninstall": "undo all that agents did to this host's network; keeps the key",
         "version": "print the version",
         "webhook": "comes with the kubernetes backend",
     },
-    max_arguments=1,
+    max_arguments=2,
 )
 
 SETTINGS: Mapping[str, str] = {
@@ -201,6 +202,8 @@ class AgentConfig:
 
     command: str
     """Empty: run the agent."""
+    shell: str
+    """Of ``completion``."""
     name: str
     backend: BackendConfig
     interface: str
@@ -228,11 +231,12 @@ def parse_agent_flags(words: Sequence[str], environ: Mapping[str, str]) -> Agent
     parsed = FLAG_SET.parse(words, environ)
     values = parsed.values
     command = "version" if values["version"] else "".join(parsed.arguments[:1])
-    if command not in ("version", "public-key"):
+    if command not in ("completion", "public-key", "version"):
         check_supported(parsed, command)
     interface = values["interface"]
     return AgentConfig(
         command=command,
+        shell=find_shell(parsed.arguments),
         name=find_name(values["hostname"]),
         backend=BackendConfig(
             kind=values["backend"],
@@ -257,6 +261,14 @@ def parse_agent_flags(words: Sequence[str], environ: Mapping[str, str]) -> Agent
         ),
         settings=collect_settings(parsed),
     )
+
+
+def find_shell(arguments: Sequence[str]) -> str:
+    """The argument of ``completion``, the only command that takes one."""
+    command, *rest = arguments or ("",)
+    if rest and command != "completion":
+        raise ConfigError(f"unexpected argument {rest[0]!r}")
+    return "".join(rest)
 
 
 def check_supported(parsed: Parsed, command: str) -> None:

@@ -15,7 +15,14 @@ from dataclasses import dataclass
 
 from kilo.backends.base import Backend
 from kilo.dataplane.base import Dataplane
-from kilo.errors import BackendError, ConfigError, DataplaneError, KiloError, MeshError
+from kilo.errors import (
+    BackendError,
+    ConfigError,
+    DataplaneError,
+    KiloError,
+    MeshError,
+    flatten_errors,
+)
 from kilo.heard import Heard, LastGood
 from kilo.log import get_logger
 from kilo.mesh.diff import diff
@@ -193,7 +200,7 @@ class Engine:
                 await self._make_pass(snapshot, changed_at)
             except* (MeshError, DataplaneError) as errors:
                 self._changed_at = changed_at or self._changed_at
-                self._fail(_flatten(errors))
+                self._fail(flatten_errors(errors))
 
     async def _wait_until_due(self) -> None:
         """Until something asks for a pass, or it is time for a resync or for another try."""
@@ -264,7 +271,7 @@ class Engine:
                 await self._dataplane.apply(plan.changes)
         except ExceptionGroup as errors:
             # By contract each text begins with its step.
-            refused = (str(error).partition(": ")[0] for error in _flatten(errors))
+            refused = (str(error).partition(": ")[0] for error in flatten_errors(errors))
             self._note_applied(plan, refused=frozenset(refused))
             raise
         self._note_applied(plan, refused=frozenset())
@@ -311,7 +318,7 @@ class Engine:
                 async with asyncio.timeout(CLEAN_UP_SECONDS):
                     await undo()
             except* (KiloError, TimeoutError) as errors:
-                for cause in _flatten(errors):
+                for cause in flatten_errors(errors):
                     text = str(cause) or type(cause).__name__
                     self._log.error("clean-up incomplete", error=text)
 
@@ -344,15 +351,8 @@ def _name_kind(resource: Resource) -> str:
     return type(resource).__name__.removeprefix("WireGuard").lower()
 
 
-def _flatten(error: BaseException) -> list[BaseException]:
-    """The leaves of an exception group, or the exception itself."""
-    if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _flatten(inner)]
-    return [error]
-
-
 def _find_cause(errors: ExceptionGroup[Exception]) -> BaseException:
     """What the program ends with: the configuration error if that is why, or the one bug."""
-    causes = _flatten(errors)
+    causes = flatten_errors(errors)
     told = [cause for cause in causes if isinstance(cause, ConfigError)]
     return told[0] if told else causes[0] if len(causes) == 1 else errors

@@ -36,3 +36,10 @@ class DataplaneError(KiloError):
 
 class LabError(KiloError):
     """An operation on a lab failed; names the lab or the host, and the operation."""
+
+
+def flatten_errors(error: BaseException) -> list[BaseException]:
+    """The leaves of an exception group, or the exception itself."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in flatten_errors(inner)]
+    return [error]

@@ -14,17 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kilo import __version__
-from kilo.agentflags import AgentConfig, parse_agent_flags
+from kilo.agentflags import FLAG_SET, AgentConfig, parse_agent_flags
 from kilo.agentlock import hold_lock
 from kilo.backends.base import Backend
 from kilo.backends.opening import open_backend
+from kilo.completion import write_completion
 from kilo.dataplane.base import Dataplane
 from kilo.dataplane.linux import LinuxDataplane
 from kilo.dataplane.nftables import NFTables
 from kilo.dataplane.wireguard import WireGuard
 from kilo.dryrun import plan_once
 from kilo.engine import Engine
-from kilo.errors import KiloError
+from kilo.errors import KiloError, flatten_errors
 from kilo.http import StatusServer
 from kilo.keyfile import (
     generate_private_key,
@@ -51,15 +52,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return dispatch(words)
-    except KiloError as error:
-        print(f"kg: {error}", file=sys.stderr)
-        return 1
-    except ExceptionGroup as errors:
-        for leaf in flatten_errors(errors):
-            print(f"kg: {leaf}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         return 130
+    except (KiloError, ExceptionGroup) as error:
+        causes = flatten_errors(error)
+        if not all(isinstance(cause, KiloError) for cause in causes):
+            raise  # a bug, which its traceback will find
+        for cause in causes:
+            print(f"kg: {cause}", file=sys.stderr)
+        return 1
 
 
 def dispatch(words: list[str]) -> int:
@@ -67,6 +68,9 @@ def dispatch(words: list[str]) -> int:
     config = parse_agent_flags(words, os.environ)
     if config.command == "version":
         print(f"kg {__version__}")
+        return 0
+    if config.command == "completion":
+        print(write_completion(FLAG_SET, config.shell), end="")
         return 0
     if config.command == "public-key":
         print(public_key(load_or_create_private_key(KEY)))
@@ -185,15 +189,6 @@ async def open_site(
             flags=config.settings,
         )
         yield Site(agent=agent, backend=backend, dataplane=dataplane)
-
-
-def flatten_errors(errors: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    """The leaves of an exception group."""
-    return [
-        leaf
-        for error in errors.exceptions
-        for leaf in (flatten_errors(error) if isinstance(error, BaseExceptionGroup) else [error])
-    ]
 
 
 if __name__ == "__main__":

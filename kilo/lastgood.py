@@ -88,7 +88,7 @@ def _make_documents(snapshot: Snapshot) -> Iterator[dict[str, object]]:
 def parse_snapshot(content: dict[str, list[object]], *, source: str) -> Snapshot:
     """The snapshot that ``format_snapshot`` made; ``ValueError`` if it is none."""
     if not isinstance(content, dict) or not isinstance(content.get("items"), list):
-        raise ValueError("is not a snapshot")
+        raise ValueError("is not a snapshot")  # noqa: TRY004 - to a reader any bad file is alike
     withheld = set(content.get(_WITHHELD, ()))
     readings = [read_document(item, source=source) for item in content["items"]]
     problems = [problem for reading in readings for problem in reading.problems]

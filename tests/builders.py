@@ -12,6 +12,7 @@ from kilo.mesh.model import (
     IPInterface,
     IPNetwork,
     NodeReport,
+    NodeSpec,
     Peer,
 )
 
@@ -32,6 +33,11 @@ def networks(*texts: str) -> tuple[IPNetwork, ...]:
 
 def interfaces(*texts: str) -> tuple[IPInterface, ...]:
     return tuple(ip_interface(text) for text in texts)
+
+
+def make_spec(**attributes: object) -> NodeSpec:
+    """A node as an operator declares it; whatever is not given is not declared."""
+    return NodeSpec(**attributes)  # type: ignore[arg-type]  # keywords are NodeSpec's own
 
 
 def make_report(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
-
-TESTS = Path(__file__).parent
 
 
 def find_layer(nodeid: str) -> str:
@@ -32,7 +31,7 @@ class LayerCount:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         for layer in sorted(self.skipped.keys() - self.ran.keys()):
-            print(f"\nlayer {layer}: all {self.skipped[layer]} tests skipped: not tested")
+            sys.stderr.write(f"\nlayer {layer}: all {self.skipped[layer]} tests were skipped\n")
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 

@@ -1,1 +1,1 @@
-"""The host's network: drivers that read and change the kernel, behind the contract in ``base.py``."""
+"""The host's network: drivers that read and change the kernel, behind ``base.py``'s contract."""

@@ -18,12 +18,13 @@ class Dataplane(Protocol):
     """
 
     async def facts(self) -> HostFacts:
-        """What the host is like: every link and address, ours included. Never waits for a resolver."""
+        """What the host is like: all links and addresses, ours too. Never waits for a resolver."""
         ...
 
     async def read(self) -> DataplaneState:
         """What is there now of ours. A route equal to one of ours but made by somebody else is
-        not ours until ``apply`` adopts it."""
+        not ours until ``apply`` adopts it.
+        """
         ...
 
     async def observe(self) -> Mapping[PublicKey, PeerStats]:
@@ -43,7 +44,8 @@ class Dataplane(Protocol):
 
     def drift(self) -> AsyncIterator[None]:
         """Yields, promptly but at most a few times a second, when something of ours may have been
-        touched, or the host's links or addresses have changed. Ends only when closed."""
+        touched, or the host's links or addresses have changed. Ends only when closed.
+        """
         ...
 
     async def close(self) -> None:

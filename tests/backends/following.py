@@ -47,6 +47,11 @@ class Follower:
                 self.said.append(outcome)
 
 
+def texts(snapshot: Snapshot) -> list[str]:
+    """Of its problems."""
+    return list(map(str, snapshot.problems))
+
+
 def names(snapshot: Snapshot) -> list[str]:
     """Of its peers."""
     return [peer.name for peer in snapshot.peers]

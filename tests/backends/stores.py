@@ -39,7 +39,9 @@ class Operator(Protocol):
     def put_node(self, name: str, spec: NodeSpec) -> None: ...
     def delete_node(self, name: str) -> None: ...
     def put_settings(self, settings: PartialSettings) -> None: ...
+    def delete_settings(self) -> None: ...
     def put_document(self, source: str, document: object) -> None: ...
+    def delete_document(self, source: str) -> None: ...
     def go_away(self) -> None: ...
     def come_back(self) -> None: ...
 
@@ -65,10 +67,16 @@ class DirectoryOperator:
         self.put_document(f"node-{name}", make_node_document(name, spec))
 
     def delete_node(self, name: str) -> None:
-        (self._directory / f"node-{name}.yaml").unlink()
+        self.delete_document(f"node-{name}")
 
     def put_settings(self, settings: PartialSettings) -> None:
         self.put_document("settings", make_settings_document(settings))
+
+    def delete_settings(self) -> None:
+        self.delete_document("settings")
+
+    def delete_document(self, source: str) -> None:
+        (self._directory / f"{source}.yaml").unlink()
 
     def put_document(self, source: str, document: object) -> None:
         (self._directory / f"{source}.yaml").write_text(yaml.safe_dump(document))
@@ -88,7 +96,9 @@ class MemoryOperator:
         self.put_node = backend.put_node
         self.delete_node = backend.delete_node
         self.put_settings = backend.put_settings
+        self.delete_settings = backend.delete_settings
         self.put_document = backend.put_document
+        self.delete_document = backend.delete_document
         self.come_back = backend.come_back
 
     def go_away(self) -> None:

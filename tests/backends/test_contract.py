@@ -131,7 +131,10 @@ async def test_nodes_and_peers_are_sorted_by_name(store: Store) -> None:
 async def test_settings_hold_what_was_set_and_nothing_else(store: Store) -> None:
     settings = PartialSettings(granularity=Granularity.CROSS, mtu=None)
     store.operator.put_settings(settings)
+    store.operator.put_node("a1", NodeSpec())
     assert (await store.backend.snapshot()).settings == settings
+    store.operator.delete_settings()
+    assert (await store.backend.snapshot()).settings == PartialSettings()
 
 
 async def test_a_bad_object_is_a_problem_and_stops_no_other(store: Store) -> None:
@@ -148,6 +151,8 @@ async def test_a_bad_object_is_a_problem_and_stops_no_other(store: Store) -> Non
     (problem,) = snapshot.problems
     assert (problem.object, problem.field) == ("Peer bad", "spec.allowedIPs[0]")
     assert problem.value == "10.5.0.2"
+    store.operator.delete_document("bad")
+    assert (await store.backend.snapshot()).problems == ()
 
 
 async def test_a_store_that_goes_away_is_told_once_and_its_return_even_if_unchanged(

@@ -1,1 +1,1 @@
-"""The etcd backend: for hybrid fleets. Comes with its own issue; choosing it is refused until then."""
+"""The etcd backend: for hybrid fleets. Comes with a later release."""

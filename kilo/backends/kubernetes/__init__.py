@@ -1,1 +1,1 @@
-"""The Kubernetes backend: for clusters. Comes with its own issue; choosing it is refused until then."""
+"""The Kubernetes backend: for clusters. Comes with a later release."""
