@@ -19,6 +19,7 @@ help: ## What can be made
 $(READY): pyproject.toml Makefile
 	@tools/install-packages $(RUN_PACKAGES)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing Python packages into $(VENV)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 

@@ -112,7 +112,9 @@ class Box:
 
     def wrap(self, command: Sequence[str]) -> list[str]:
         """The command that, run on the machine, runs ``command`` in the box."""
-        return self._enter("--net", "--mount", "--uts", "--pid", "--wd=/", "--", *command)
+        # The root too: that of a mount namespace is not the box's where the machine is a chroot.
+        spaces = ("--net", "--mount", "--root", "--uts", "--pid")
+        return self._enter(*spaces, "--wdns=/", "--", *command)
 
     def _enter(self, *rest: str) -> list[str]:
         return ["nsenter", f"--target={self.pid}", *rest]

@@ -9,6 +9,7 @@ When this process is killed the kernel ends every other process of the host, and
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -57,6 +58,29 @@ def bind(source: Path, target: Path, *, recursive: bool) -> None:
     mount(str(source), str(target), "", MS_BIND | (MS_REC if recursive else 0))
 
 
+def own_mounts() -> None:
+    """From here on no mount of ours shows outside, and none made outside shows here.
+
+    The root of a plain chroot is no mount, and cannot be made private. What is mounted below a
+    private mount is private, so there the whole tree is shown once more, and that becomes the root.
+    """
+    try:
+        mount("none", "/", "", MS_REC | MS_PRIVATE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    else:
+        return
+    tree = Path("/proc/root")
+    mount("none", "/proc", "", MS_PRIVATE)
+    mount("tmpfs", "/proc", "tmpfs")
+    tree.mkdir()
+    mount("/", str(tree), "", MS_BIND | MS_REC)
+    mount("none", str(tree), "", MS_REC | MS_PRIVATE)
+    os.chroot(tree)
+    os.chdir("/")
+
+
 def replace_entries(directory: Path, without: set[str], stash: Path, lab: Path) -> None:
     """Put over ``directory`` one of our own that shows all its entries but ``without``.
 
@@ -77,7 +101,7 @@ def prepare_files(lab: Path, name: str) -> None:
     home = lab / "hosts" / name
     disk = home / "disk"
     disk.mkdir(mode=0o700, exist_ok=True)
-    mount("none", "/", "", MS_REC | MS_PRIVATE)
+    own_mounts()
     mount("proc", "/proc", "proc")
     mount("sysfs", "/sys", "sysfs")
     replace_entries(Path("/run"), {"wireguard", "netns"}, home / "stash", lab)

@@ -78,7 +78,10 @@ def parse_words(words: list[str]) -> tuple[Command, Parsed]:
     command = COMMANDS.get(name)
     if command is None:
         raise ConfigError(f"{name!r} is not a command: {', '.join(COMMANDS)}")
-    usage = " ".join(filter(None, ("usage: kgctl lab", name, command.arguments, "[flags]")))
+    shown = (
+        (command.arguments, "[flags]") if command.interspersed else ("[flags]", command.arguments)
+    )
+    usage = " ".join(filter(None, ("usage: kgctl lab", name, *shown)))
     flag_set = FlagSet(
         f"kgctl lab {name}",
         command.flags,

@@ -17,15 +17,14 @@ from typing import Any
 
 import yaml
 
-from kilo.backends.documents import API_VERSION, make_peer_document, read_document
-from kilo.backends.objects import join_objects
+from kilo.backends.documents import API_VERSION, DEFAULT_TOPOLOGY_LABEL, make_peer_document
+from kilo.backends.file import scanning
+from kilo.backends.file.tree import Tree
 from kilo.errors import ConfigError
 from kilo.mesh.keys import PublicKey
 from kilo.mesh.model import IPInterface, Node, Peer, Settings, Snapshot
 from kilo.mesh.readiness import find_ready_nodes, note_heartbeats
 from kilo.mesh.topology import Topology, build_topology
-
-SUFFIXES = frozenset({".yaml", ".yml", ".json"})
 
 Document = dict[str, Any]
 
@@ -39,12 +38,8 @@ def copy_mesh(source: Path, target: Path) -> None:
 
 
 def list_files(directory: Path) -> list[Path]:
-    """The files that hold documents, sorted; hidden ones are drafts of others."""
-    return sorted(
-        path
-        for path in directory.rglob("*")
-        if path.suffix in SUFFIXES and not path.name.startswith(".")
-    )
+    """The files that an agent would read, sorted. Raises ``BackendError``."""
+    return [directory / path for path in scanning.list_files(directory).files]
 
 
 def read_documents(path: Path) -> list[Document]:
@@ -118,14 +113,11 @@ def set_public_key(directory: Path, kind: str, name: str, key: PublicKey) -> Non
 
 
 def read_snapshot(directory: Path) -> Snapshot:
-    """The mesh as an agent reads it, reports included."""
-    readings = [
-        read_document(document, source=path.name)
-        for path in list_files(directory)
-        for document in read_documents(path)
-    ]
-    found = [one for reading in readings for one in reading.found]
-    return join_objects(found, [one for reading in readings for one in reading.problems])
+    """The mesh as an agent that starts now would read it, reports included.
+
+    Raises ``BackendError`` where the directory cannot be read.
+    """
+    return Tree(directory, DEFAULT_TOPOLOGY_LABEL).look({}, time.monotonic()).snapshot
 
 
 def read_topology(snapshot: Snapshot) -> Topology:

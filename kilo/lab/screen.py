@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TextIO
 
 from kilo.lab.reach import Reachability, draw_table
@@ -29,10 +30,16 @@ class Screen:
 
     def _replace(self, text: str) -> None:
         if self._shown:
-            self._output.write(UP_AND_CLEAR.format(lines=self._shown.count("\n") + 1))
+            columns = os.get_terminal_size(self._output.fileno()).columns
+            self._output.write(UP_AND_CLEAR.format(lines=count_rows(self._shown, columns)))
         self._shown = text
         self._print(text.replace("✓", f"{GREEN}✓{PLAIN}").replace("✗", f"{RED}✗{PLAIN}"))
 
     def _print(self, text: str) -> None:
         self._output.write(text + "\n")
         self._output.flush()
+
+
+def count_rows(text: str, columns: int) -> int:
+    """How many rows the lines of a text take where longer ones wrap; 0 columns: not known."""
+    return sum(-(-len(line) // (columns or len(line))) if line else 1 for line in text.split("\n"))

@@ -25,7 +25,7 @@ names file, field and value.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
@@ -250,14 +250,7 @@ def _add_nat(network: Network, fields: _Fields, networks: dict[str, Network]) ->
         raise fields.error("address", [], "names no address")
     interfaces = tuple(_place(fields, "address", text, networks[behind]) for text in texts)
     fields.finish()
-    return Network(
-        name=network.name,
-        subnets=network.subnets,
-        public=network.public,
-        nat=Nat(behind=behind, interfaces=interfaces),
-        latency_seconds=network.latency_seconds,
-        loss=network.loss,
-    )
+    return replace(network, nat=Nat(behind=behind, interfaces=interfaces))
 
 
 def _place(fields: _Fields, field: str, text: str, network: Network) -> IPInterface:

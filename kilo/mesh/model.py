@@ -30,6 +30,9 @@ IPNetwork = IPv4Network | IPv6Network
 IPInterface = IPv4Interface | IPv6Interface
 
 MAX_KEEPALIVE_SECONDS = 65535
+MIN_MTU, MAX_MTU = 576, 65535
+"""Bytes: what every IPv4 host must take (RFC 791), and the largest packet there is. A link that is
+to carry IPv6 needs 1280 (RFC 8200 section 5)."""
 
 
 class Granularity(StrEnum):
@@ -160,10 +163,16 @@ class Node:
 
     @property
     def internal_ips(self) -> tuple[IPInterface, ...]:
-        """The declared (forced) internal addresses, else those the agent found."""
+        """The declared (forced) internal addresses, else those the agent found.
+
+        Not what the agent of a node with a declared key found: such a node takes part without
+        reporting, and what only itself can read must not make it compute another mesh.
+        """
         if self.spec.internal_ips is not None:
             return self.spec.internal_ips
-        return self.report.internal_ips if self.report else ()
+        if self.report is None or self.spec.public_key is not None:
+            return ()
+        return self.report.internal_ips
 
     @property
     def pod_subnets(self) -> tuple[IPNetwork, ...]:

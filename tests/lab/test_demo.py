@@ -9,7 +9,7 @@ LIMIT_SECONDS = 360
 
 
 def test_the_demonstration_ends_well_and_in_time() -> None:
-    command = [sys.executable, "-m", "kilo.lab.demo"]
+    command = [sys.executable, "-m", "kilo.kgctl", "lab", "demo"]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=LIMIT_SECONDS
     )

@@ -12,6 +12,7 @@ from kilo.mesh.model import (
     Encapsulation,
     Endpoint,
     Granularity,
+    Node,
     NodeSpec,
     PartialSettings,
     Settings,
@@ -29,7 +30,8 @@ from kilo.mesh.readiness import Heartbeat
 from kilo.mesh.roaming import Observed
 from kilo.mesh.state import DataplaneState, PeerStats
 from kilo.mesh.topology import build_topology
-from tests.mesh.fleets import make_facts, make_key, make_node, make_peer, nets, say
+from tests.builders import make_key
+from tests.mesh.fleets import interfaces, make_facts, make_node, make_peer, nets, say
 
 NOW = 1_700_000_000.0
 AGENT = Agent(name="a", public_key=make_key("a"))
@@ -129,6 +131,38 @@ def test_a_declared_key_that_is_not_this_hosts_stops_it() -> None:
     node = replace(NODE, spec=NodeSpec(public_key=make_key("other")))
     with pytest.raises(MeshError, match=r"Node a: spec\.publicKey .* is not this host's key"):
         _plan(Snapshot(nodes=(node,)))
+
+
+@pytest.mark.parametrize("internal", [None, "192.168.1.1/24"], ids=["found only", "declared"])
+def test_nodes_with_declared_keys_agree_though_each_reads_only_its_own_report(
+    internal: str | None,
+) -> None:
+    """A directory copied to every host by git or Ansible: what an agent writes stays at home."""
+    declared = {
+        name: NodeSpec(
+            location="east",
+            public_key=make_key(name),
+            endpoint=Endpoint.parse(f"198.51.100.{number}:51820"),
+            internal_ips=interfaces(internal.replace("1/", f"{number}/")) if internal else None,
+        )
+        for number, name in enumerate("ab", start=1)
+    }
+    topologies = []
+    for number, name in enumerate("ab", start=1):
+        own = replace(make_node(name, internal=f"192.168.1.{number}/24"), spec=declared[name])
+        others = [Node(name=other, spec=declared[other]) for other in "ab" if other != name]
+        facts = make_facts(eth0=f"192.168.1.{number}/24")
+        agent = Agent(name=name, public_key=make_key(name))
+        nodes = tuple(sorted((own, *others), key=lambda node: node.name))
+        topologies.append(_plan(Snapshot(nodes=nodes), facts=facts, agent=agent).topology)
+    assert [
+        [(segment.name, segment.leader.name, segment.allowed_ips) for segment in one.segments]
+        for one in topologies[:1]
+    ] == [
+        [(segment.name, segment.leader.name, segment.allowed_ips) for segment in one.segments]
+        for one in topologies[1:]
+    ]
+    assert len(topologies[0].segments) == (1 if internal else 2)
 
 
 def test_silent_nodes_take_no_part() -> None:

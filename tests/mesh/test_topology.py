@@ -15,7 +15,8 @@ from kilo.mesh.topology import (
     is_public,
     required_key,
 )
-from tests.mesh.fleets import describe_segment, make_key, make_node, nets
+from tests.builders import make_key
+from tests.mesh.fleets import describe_segment, interfaces, make_node, nets
 
 FLEET = (
     make_node("a", location="east", internal="192.168.1.1/24"),
@@ -209,7 +210,14 @@ def test_what_an_operator_declares_wins_over_what_an_agent_reports() -> None:
     forced = Endpoint.parse("203.0.113.9:2")
     declared = replace(node, spec=NodeSpec(endpoint=forced, public_key=make_key("declared")))
     assert (declared.endpoint, declared.public_key) == (forced, make_key("declared"))
-    assert declared.internal_ips == node.internal_ips
+    named = replace(node, spec=NodeSpec(internal_ips=interfaces("192.168.9.9/24")))
+    assert named.internal_ips == interfaces("192.168.9.9/24")
+
+
+def test_of_a_node_with_a_declared_key_the_agent_s_addresses_do_not_count() -> None:
+    """It may be the only one that can read its report."""
+    node = make_node("a", endpoint="198.51.100.1:1", internal="192.168.1.1/24")
+    assert replace(node, spec=NodeSpec(public_key=make_key("a"))).internal_ips == ()
 
 
 def test_a_node_declared_to_have_no_internal_ip_is_a_segment_of_its_own() -> None:
