@@ -14,8 +14,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from ipaddress import ip_network
 
+from kilo.dataplane.links import find_link
+from kilo.dataplane.nlsocket import open_socket
 from kilo.dataplane.wireguard import WireGuard
-from kilo.dataplane.wireguard_netlink import read_link_kind
 from kilo.keyfile import generate_private_key, public_key
 from kilo.mesh.diff import Change
 from kilo.mesh.keys import PublicKey
@@ -83,7 +84,9 @@ async def run() -> None:
     wireguard = WireGuard(LINK, key)
     await measure("interface made", wireguard.ensure)
     try:
-        report("kind of interface", f"{read_link_kind(LINK):>12}")
+        with open_socket() as netlink:
+            link = find_link(netlink, LINK)
+        report("kind of interface", f"{link.kind if link else 'none':>12}")
         await measure_device(wireguard, public_key(key))
     finally:
         await measure("interface deleted", wireguard.delete)

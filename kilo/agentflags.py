@@ -19,13 +19,19 @@ from kilo.errors import ConfigError
 from kilo.flags import BOOL, DURATION, STRING, Flag, FlagSet, Kind, Parsed, list_of, parse_int
 from kilo.log import LEVELS
 from kilo.mesh.host import CNI_BRIDGE, AddressPolicy
-from kilo.mesh.model import Encapsulation, Granularity, IPNetwork, PartialSettings, Settings
+from kilo.mesh.model import (
+    MAX_MTU,
+    MIN_MTU,
+    Encapsulation,
+    Granularity,
+    IPNetwork,
+    PartialSettings,
+    Settings,
+)
 from kilo.mesh.render import RenderOptions
 
 MAX_INTERFACE_BYTES = 15
 """The kernel's IFNAMSIZ less the terminating zero."""
-MTU_RANGE = range(1280, 65536)
-"""Bytes: what IPv6 asks of every link (RFC 8200 section 5), up to what IP can carry."""
 
 
 def parse_network(text: str) -> IPNetwork:
@@ -40,7 +46,7 @@ def parse_mtu(text: str) -> int | None:
     """Bytes, or None for ``auto``."""
     if text == "auto":
         return None
-    return parse_between(text, MTU_RANGE)
+    return parse_between(text, range(MIN_MTU, MAX_MTU + 1))
 
 
 def parse_port(text: str) -> int:

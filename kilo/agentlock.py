@@ -1,4 +1,8 @@
-"""One agent at a time on an interface: two would undo each other's work."""
+"""One agent at a time on a host: two would undo each other's work.
+
+Of whatever interface: their routes, rules and table bear the same marks, so each would take the
+other's for its own and remove them.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,11 @@ from kilo.errors import ConfigError
 
 @contextmanager
 def hold_lock(directory: Path, interface: str) -> Iterator[None]:
-    """Hold the interface's lock; ``ConfigError`` names the process that has it.
+    """Hold the host's lock; ``ConfigError`` names the process and the interface that have it.
 
     The kernel lets go of it when the process ends, however it ends.
     """
-    path = directory / f"{interface}.lock"
+    path = directory / "agent.lock"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -29,9 +33,9 @@ def hold_lock(directory: Path, interface: str) -> Iterator[None]:
         except OSError as error:
             holder = file.read().strip() or "unknown"
             raise ConfigError(
-                f"interface {interface}: an agent is running already, process {holder}"
+                f"interface {interface}: an agent is running on this host already, {holder}"
             ) from error
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"process {os.getpid()}, interface {interface}")
         file.flush()
         yield

@@ -7,12 +7,13 @@ import time
 from collections.abc import Mapping
 
 from kilo.backends.base import Backend
+from kilo.daemonthread import run_in_daemon_thread
 from kilo.dataplane.base import Dataplane
 from kilo.mesh.model import IPAddress, Snapshot
 from kilo.mesh.plan import Agent, Knowledge, Plan, make_plan
 from kilo.mesh.readiness import note_heartbeats
 from kilo.mesh.roaming import Observed
-from kilo.resolver import choose_address, look_up, run_in_daemon_thread
+from kilo.resolver import choose_address, look_up
 
 LOOKUP_SECONDS = 5.0
 
@@ -43,6 +44,8 @@ async def resolve_names(snapshot: Snapshot) -> Mapping[str, IPAddress]:
 async def _resolve(name: str) -> IPAddress | None:
     try:
         async with asyncio.timeout(LOOKUP_SECONDS):
-            return choose_address(await run_in_daemon_thread(lambda: look_up(name)), None)
+            return choose_address(
+                await run_in_daemon_thread("resolver", lambda: look_up(name)), None
+            )
     except (OSError, IndexError, UnicodeError, TimeoutError):
         return None

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from kilo.backends.base import Backend
-from kilo.dataplane.base import Dataplane
+from kilo.dataplane.base import Dataplane, find_refused
 from kilo.errors import (
     BackendError,
     ConfigError,
@@ -25,7 +25,7 @@ from kilo.errors import (
 )
 from kilo.heard import Heard, LastGood
 from kilo.log import get_logger
-from kilo.mesh.diff import diff
+from kilo.mesh.diff import Change, diff
 from kilo.mesh.keys import PublicKey
 from kilo.mesh.model import Endpoint, Settings, Snapshot
 from kilo.mesh.plan import (
@@ -39,8 +39,9 @@ from kilo.mesh.plan import (
 from kilo.mesh.roaming import Observed
 from kilo.mesh.state import DataplaneState, PeerStats, Resource, WireGuardPeer
 from kilo.notices import Notices
-from kilo.publisher import RETRY_SECONDS, Publisher
+from kilo.publisher import Publisher
 from kilo.resolver import Lookup, Resolver, look_up
+from kilo.retrying import back_off
 from kilo.status import Status
 
 FIRST_ANSWER_SECONDS = 5.0
@@ -49,6 +50,10 @@ FOLLOW_AGAIN_SECONDS = 1.0
 LAST_PASS_SECONDS = 20.0
 """How long a shutdown lets a pass that has begun come to its end."""
 CLEAN_UP_SECONDS = 20.0
+EMPTY_STORE = (
+    "store: is empty, although the last good snapshot is not: is it mounted?"
+    " (kg uninstall forgets the snapshot)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +156,10 @@ class Engine:
             self._note_change()
 
     def _hear(self, snapshot: Snapshot) -> None:
+        if self._heard.doubts(snapshot):
+            if self._status.store_error != EMPTY_STORE:
+                self._lose_store(BackendError(EMPTY_STORE))
+            return
         if self._heard.is_away:
             self._log.info("store is heard again")
             self._publisher.hurry()
@@ -171,7 +180,9 @@ class Engine:
     async def _follow_kernel(self) -> None:
         while True:
             try:
-                async for _ in self._dataplane.drift():
+                drift = self._dataplane.drift()
+                self._pass_due.set()  # for what was touched while nobody listened
+                async for _ in drift:
                     self._pass_due.set()
             except DataplaneError as error:
                 self._notices.tell("kernel not followed, only resyncs repair it", [str(error)])
@@ -206,7 +217,7 @@ class Engine:
         """Until something asks for a pass, or it is time for a resync or for another try."""
         pause = self._resync_seconds
         if self._failures:
-            pause = min(pause, RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS)) - 1])
+            pause = min(pause, back_off(self._failures))
         with suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await self._pass_due.wait()
@@ -270,18 +281,16 @@ class Engine:
             if plan.changes:
                 await self._dataplane.apply(plan.changes)
         except ExceptionGroup as errors:
-            # By contract each text begins with its step.
-            refused = (str(error).partition(": ")[0] for error in flatten_errors(errors))
-            self._note_applied(plan, refused=frozenset(refused))
+            self._note_applied(plan, refused=find_refused(plan.changes, flatten_errors(errors)))
             raise
         self._note_applied(plan, refused=frozenset())
 
-    def _note_applied(self, plan: Plan, *, refused: frozenset[str]) -> None:
+    def _note_applied(self, plan: Plan, *, refused: frozenset[Change]) -> None:
         """Count what was written. An endpoint that was refused is as new at the next pass."""
         configured = dict(plan.configured)
         for change in plan.changes:
             resource = change.resource
-            if str(change) not in refused:
+            if change not in refused:
                 self._status.writes.labels(_name_kind(resource)).inc()
             elif isinstance(resource, WireGuardPeer) and resource.public_key in self._configured:
                 configured[resource.public_key] = self._configured[resource.public_key]

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from kilo.errors import BackendError
 from kilo.log import get_logger
-from kilo.mesh.model import NodeReport, Snapshot
+from kilo.mesh.model import NodeReport, NodeSpec, Snapshot
 from kilo.mesh.plan import join_report
 from kilo.mesh.readiness import Heartbeat, find_next_expiry, find_ready_nodes, note_heartbeats
 from kilo.notices import Notices
@@ -40,6 +40,7 @@ class Heard:
         self._local = local
         self._last_good = last_good
         self._saved: Snapshot | None = None
+        self._has_store = False
         self._clock = StoreClock()
         self._log = get_logger("snapshot")
         self._notices = Notices("snapshot")
@@ -62,8 +63,9 @@ class Heard:
         ``report`` is what the local node is to be known by, whatever the store has of it.
         """
         self._clock.start()
+        self._has_store = True
         self.heartbeats = note_heartbeats(
-            self.heartbeats, snapshot.last_seen, now=self.now, wall=time.time()
+            self.heartbeats, snapshot.last_seen, now=self.now, wall=self._tell_time(snapshot)
         )
         if report is not None:
             snapshot = join_report(snapshot, report)
@@ -71,6 +73,19 @@ class Heard:
         self.snapshot = snapshot
         self.first_answer.set()
         return is_news or self.has_new_readiness()
+
+    def doubts(self, snapshot: Snapshot) -> bool:
+        """Whether the store is as empty as a mount point with nothing mounted, at the start of an
+        agent that once saw a mesh in it. What it says of the own node may be our own doing.
+        """
+        if self._has_store or snapshot.peers or snapshot.settings:
+            return False
+        if any(node.name != self._local or node.spec != NodeSpec() for node in snapshot.nodes):
+            return False
+        saved = self.snapshot or self._last_good.load()
+        return saved is not None and bool(
+            saved.peers or any(node.name != self._local for node in saved.nodes)
+        )
 
     def lose(self) -> bool:
         """The store cannot be heard. True if a snapshot from the disk is news."""
@@ -124,6 +139,14 @@ class Heard:
         else:
             self._notices.tell("snapshot not kept", ())
             self._saved = snapshot
+
+    def _tell_time(self, snapshot: Snapshot) -> float:
+        """Unix seconds, to judge the stamps of nodes first seen now: the own clock, unless it is
+        ahead of everybody else's. By a wrong clock of its own a host that starts would take all
+        others for dead.
+        """
+        others = (stamp for name, stamp in snapshot.last_seen.items() if name != self._local)
+        return min(time.time(), max(others, default=float("inf")))
 
     def _find_ready(self) -> frozenset[str]:
         if self.snapshot is None:

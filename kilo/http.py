@@ -19,7 +19,14 @@ from types import MappingProxyType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
-from kilo.graphviz import FORMATS, LAYOUTS, GraphvizError, GraphvizMissingError, render_graph
+from kilo.graphviz import (
+    FORMATS,
+    LAYOUTS,
+    GraphvizError,
+    GraphvizMissingError,
+    choose_layout,
+    render_graph,
+)
 from kilo.listening import open_listener
 from kilo.log import get_logger
 from kilo.mesh.graph import draw_graph
@@ -84,13 +91,17 @@ def answer_metrics(status: Status, _query: Mapping[str, str]) -> Answer:
 
 
 def answer_graph(status: Status, query: Mapping[str, str]) -> Answer:
-    """The mesh as a picture, ``?format=svg&layout=circo`` unless asked otherwise."""
-    image_format, layout = query.get("format", "svg"), query.get("layout", "circo")
+    """The mesh as a picture, ``?format=svg&layout=circo`` unless asked otherwise; a mesh that is
+    too large for ``circo`` by ``twopi``.
+    """
+    topology = status.topology
+    image_format = query.get("format", "svg")
+    size = (len(topology.segments), len(topology.peers)) if topology else (0, 0)
+    layout = query.get("layout", choose_layout(*size))
     for name, value, known in (("format", image_format, FORMATS), ("layout", layout, LAYOUTS)):
         if value not in known:
             text = f"{name} {value!r}: possible values are {', '.join(known)}"
             return say(text, HTTPStatus.BAD_REQUEST)
-    topology = status.topology
     if topology is None:
         return say("the mesh is not known yet", HTTPStatus.SERVICE_UNAVAILABLE)
     try:

@@ -10,16 +10,16 @@ import os
 import secrets
 from pathlib import Path
 
-import structlog
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from kilo.errors import ConfigError
+from kilo.log import get_logger
 from kilo.mesh.keys import KEY_BYTES, PrivateKey, PublicKey
 
 OTHERS = 0o077
 """The permission bits of group and world."""
 
-log = structlog.get_logger(component="keyfile")
+log = get_logger("keyfile")
 
 
 def generate_private_key() -> PrivateKey:

@@ -126,7 +126,8 @@ async def dry_run(config: AgentConfig) -> int:
 async def uninstall(config: AgentConfig) -> int:
     """Undo everything that any agent of this host has done to its network; keep the key."""
     with hold_lock(STATE, config.interface):
-        async with open_site(config, find_key) as site:
+        # Any key will do, for none is set: a host can be cleaned though its own key is broken.
+        async with open_site(config, lambda _: generate_private_key()) as site:
             changes = diff(await site.dataplane.read(), DataplaneState())
             print(changes or "nothing to remove")
             if config.dry_run:

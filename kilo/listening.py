@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 
 from kilo.errors import ConfigError
+from kilo.portowner import Protocol, describe_owner
 
 BACKLOG = 64
 
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
-
-_STATE_LISTEN = "0A"
-"""The kernel's TCP_LISTEN in ``/proc/net/tcp``."""
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -43,8 +38,9 @@ def open_listener(text: str) -> socket.socket:
         raise ConfigError(f"--listen {text!r}: {error.strerror}") from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            holder = find_listener(port)
-            raise ConfigError(f"--listen {text!r}: port {port} is in use{holder}") from error
+            owner = describe_owner(Protocol.TCP, port)
+            held = f" by {owner}" if owner else ""
+            raise ConfigError(f"--listen {text!r}: port {port} is in use{held}") from error
         raise ConfigError(f"--listen {text!r}: {error.strerror}") from error
 
 
@@ -63,26 +59,3 @@ def _listen(host: str, port: int) -> socket.socket:
     # Blocks on a resolver if the host is a name; Go's net.Listen, whose syntax this is, does too.
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-
-
-# Who holds the port
-
-
-def find_listener(port: int) -> str:
-    """`` by process 1234 (kg)`` for who listens on the TCP port, "" if that cannot be seen."""
-    sockets = {f"socket:[{inode}]" for inode in _listening_inodes(port)}
-    for process in sorted(Path("/proc").glob("[0-9]*")):
-        # Processes come and go, and others' may not be looked into.
-        with suppress(OSError):
-            if any(str(link.readlink()) in sockets for link in (process / "fd").iterdir()):
-                return f" by process {process.name} ({(process / 'comm').read_text().strip()})"
-    return ""
-
-
-def _listening_inodes(port: int) -> Iterator[str]:
-    for table in ("tcp", "tcp6"):
-        with suppress(OSError):
-            for line in Path("/proc/net", table).read_text().splitlines()[1:]:
-                fields = line.split()
-                if fields[3] == _STATE_LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                    yield fields[9]

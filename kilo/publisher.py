@@ -11,10 +11,10 @@ from kilo.backends.base import Backend
 from kilo.errors import BackendError
 from kilo.mesh.model import NodeReport
 from kilo.notices import Notices
+from kilo.retrying import back_off
 
 CHECK_IN_SECONDS = 30.0
 """How often a node says that it is alive (spec section 3)."""
-RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 
 
 class Publisher:
@@ -46,8 +46,7 @@ class Publisher:
         """Publish until cancelled."""
         failures = 0
         while True:
-            pause = RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1]
-            await self._wait(pause if failures else CHECK_IN_SECONDS)
+            await self._wait(back_off(failures) if failures else CHECK_IN_SECONDS)
             if self._report is not None:
                 failures = 0 if await self._publish(self._report) else failures + 1
 

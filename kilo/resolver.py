@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import threading
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from functools import partial
 from ipaddress import ip_address
 
+from kilo.daemonthread import run_in_daemon_thread
 from kilo.log import get_logger
 from kilo.mesh.model import IPAddress
+from kilo.retrying import back_off
 
 LOOKUP_SECONDS = 10.0
 REFRESH_SECONDS = 60.0
-RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 
 Lookup = Callable[[str], list[IPAddress]]
 
@@ -29,9 +29,14 @@ def look_up(name: str) -> list[IPAddress]:
     return [ip_address(str(sockaddr[0]).partition("%")[0]) for *_, sockaddr in found]
 
 
+def sort_addresses(answers: Iterable[IPAddress]) -> list[IPAddress]:
+    """Each once, IPv4 before IPv6: name servers like to turn their answers round."""
+    return sorted(set(answers), key=lambda address: (address.version, int(address)))
+
+
 def choose_address(answers: Iterable[IPAddress], current: IPAddress | None) -> IPAddress:
     """The address to use: the current one while it is offered, else the first, IPv4 before IPv6."""
-    offered = sorted(set(answers), key=lambda address: (address.version, int(address)))
+    offered = sort_addresses(answers)
     return current if current in offered else offered[0]
 
 
@@ -84,8 +89,7 @@ class Resolver:
         failures = 0
         while True:
             failures = 0 if await self._refresh(name, first_failure=not failures) else failures + 1
-            retry = RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1]
-            await asyncio.sleep(retry if failures else self._refresh_seconds)
+            await asyncio.sleep(back_off(failures) if failures else self._refresh_seconds)
 
     async def _refresh(self, name: str, *, first_failure: bool) -> bool:
         """Ask once; True if there was an answer. A failure is logged when it is the first."""
@@ -108,7 +112,7 @@ class Resolver:
         """
         self._lookups = {n: lookup for n, lookup in self._lookups.items() if not lookup.done()}
         if name not in self._lookups:
-            self._lookups[name] = run_in_daemon_thread(lambda: self._look_up(name))
+            self._lookups[name] = run_in_daemon_thread("resolver", partial(self._look_up, name))
         return self._lookups[name]
 
     def _complain(self, name: str, error: Exception) -> None:
@@ -120,38 +124,3 @@ class Resolver:
             error=str(error) or type(error).__name__,
             kept=str(kept) if kept else "",
         )
-
-
-def run_in_daemon_thread(
-    blocking: Callable[[], list[IPAddress]],
-) -> asyncio.Future[list[IPAddress]]:
-    """The result of a blocking call, in a thread that the program's end does not wait for.
-
-    A lookup may hang for as long as the C library likes; the loop's own executor would be
-    joined at exit.
-    """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[list[IPAddress]] = loop.create_future()
-    # Retrieves the error of a lookup that nobody waits for any more: asyncio would log it.
-    future.add_done_callback(lambda done: done.cancelled() or done.exception())
-
-    def settle(result: list[IPAddress], error: Exception | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
-
-    def work() -> None:
-        result: list[IPAddress] = []
-        failure = None
-        try:
-            result = blocking()
-        except Exception as error:  # noqa: BLE001  handed to the waiting task whole
-            failure = error
-        with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
-            loop.call_soon_threadsafe(settle, result, failure)
-
-    threading.Thread(target=work, name="resolver", daemon=True).start()
-    return future

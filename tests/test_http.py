@@ -16,11 +16,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kilo.errors import ConfigError
+from kilo.graphviz import choose_layout
 from kilo.http import MAX_CONNECTIONS, StatusServer
-from kilo.listening import find_listener, open_listener, parse_listen
+from kilo.listening import open_listener, parse_listen
 from kilo.mesh.model import Node, NodeSpec, Settings, Snapshot
 from kilo.mesh.state import DataplaneState, PeerStats, WireGuardPeer
 from kilo.mesh.topology import Segment, Topology
+from kilo.portowner import Protocol, describe_owner
 from kilo.status import Status
 from tests.builders import (
     interfaces,
@@ -409,20 +411,37 @@ def test_a_port_in_use_is_told_with_the_process_that_holds_it() -> None:
         with pytest.raises(ConfigError) as error:
             StatusServer(listen, Status(name="berlin", interface="kilo0")).start()
         holder.communicate("\n", timeout=ANSWER_SECONDS)
-    expected = f"--listen '{listen}': port {port} is in use by process {holder.pid} ({comm})"
+    expected = f"--listen '{listen}': port {port} is in use by {comm} (pid {holder.pid})"
     assert str(error.value) == expected
 
 
-def test_a_port_that_nobody_listens_on_has_no_holder() -> None:
+def test_a_port_that_nobody_listens_on_has_no_owner() -> None:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        assert find_listener(bound.getsockname()[1]) == ""
+        assert describe_owner(Protocol.TCP, bound.getsockname()[1]) == ""
 
 
 @pytest.mark.parametrize("address", ["198.51.100.1:0", "[2001:db8::1]:0"])
 def test_an_address_that_is_not_the_hosts_is_refused(address: str) -> None:
     with pytest.raises(ConfigError, match=r"Cannot assign requested address|not supported"):
         open_listener(address)
+
+
+def test_a_mesh_that_is_too_large_for_circo_has_a_picture_all_the_same(
+    server: StatusServer, status: Status
+) -> None:
+    status.topology = make_topology(*(f"node{number}" for number in range(60)))
+    reply = ask(server, "/graph")
+    assert reply.status == 200, reply.text
+    assert b"node59" in reply.body
+
+
+@pytest.mark.parametrize(
+    ("leaders", "peers", "layout"),
+    [(0, 0, "circo"), (10, 10, "circo"), (10, 11, "twopi"), (18, 0, "twopi"), (1, 150, "circo")],
+)
+def test_the_layout_suits_the_number_of_tunnels(leaders: int, peers: int, layout: str) -> None:
+    assert choose_layout(leaders, peers) == layout
 
 
 def test_json_of_the_graph_is_json(server: StatusServer, status: Status) -> None:

@@ -13,6 +13,8 @@ from kilo.mesh.durations import format_duration, parse_duration
 from kilo.mesh.keys import PresharedKey, PublicKey
 from kilo.mesh.model import (
     MAX_KEEPALIVE_SECONDS,
+    MAX_MTU,
+    MIN_MTU,
     Encapsulation,
     Endpoint,
     Granularity,
@@ -25,8 +27,6 @@ T = TypeVar("T")
 
 NO_INTERNAL_IP = ("", "-")
 """What an operator writes for a node without internal IP; Kilo takes both."""
-MIN_MTU, MAX_MTU = 576, 65535
-"""What every IPv4 host must take (RFC 791), and the largest packet there is."""
 LATEST_SECOND = 2**53
 """JSON's whole numbers end here."""
 

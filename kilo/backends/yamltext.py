@@ -34,6 +34,8 @@ MAX_DEPTH = 100
 """Levels of nesting; Kubernetes' own objects need about twenty."""
 MAX_ALIASED = 100_000
 """Values that the aliases of one document may add to it."""
+MAX_DOCUMENTS = 20_000
+"""Of one text. Millions of tiny ones would cost minutes and gigabytes."""
 
 _LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
 _WORDS: dict[str, object] = {
@@ -70,6 +72,10 @@ def load_documents(text: str, *, as_json: bool) -> Iterator[Document]:
     """Every document of the text, empty ones left out. Never raises; a fault is a Document."""
     text = text.removeprefix("\ufeff")
     for document in _load_json(text) if as_json else _load_yaml(text):
+        if document.number > MAX_DOCUMENTS:
+            fault = f"stands after {MAX_DOCUMENTS} others, and no more are read"
+            yield Document(number=document.number, fault=fault, cut=True)
+            return
         if document.fault or document.value is not None:
             yield document
 

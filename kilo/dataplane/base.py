@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Protocol
 
-from kilo.mesh.diff import Changes
+from kilo.mesh.diff import Change, Changes
 from kilo.mesh.host import HostFacts
 from kilo.mesh.keys import PublicKey
 from kilo.mesh.state import DataplaneState, PeerStats
@@ -51,3 +52,10 @@ class Dataplane(Protocol):
     async def close(self) -> None:
         """Release sockets; changes nothing in the kernel. May be called twice."""
         ...
+
+
+def find_refused(changes: Changes, errors: Iterable[BaseException]) -> frozenset[Change]:
+    """The steps that ``apply`` failed with these errors, whose texts begin with them."""
+    # Not cut at the first ": ": a step may hold one itself (``via fd00:: dev eth0``).
+    openings = {text[: at.start()] for text in map(str, errors) for at in re.finditer(": ", text)}
+    return frozenset(change for change in changes if str(change) in openings)

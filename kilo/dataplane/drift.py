@@ -149,9 +149,10 @@ class Relevance:
             return True
         if length == 0:
             return decode_default(message.body, family) is not None
-        if message.type != RTM_NEWROUTE or not message.flags & NLM_F_REPLACE:
+        if message.type == RTM_NEWROUTE and not message.flags & NLM_F_REPLACE:
             return False
-        # Of a route that was replaced the kernel reports only what took its place.
+        # Of a route that was replaced the kernel reports only what took its place; and one that
+        # goes may have been in the place of one of ours.
         return decode_entry(message.body, {}, self._routes()) is not None
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from ipaddress import IPv4Interface, IPv6Interface, ip_address
+from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from types import MappingProxyType
 
@@ -35,6 +35,7 @@ from kilo.errors import DataplaneError
 from kilo.mesh.host import HostAddress, HostFacts
 from kilo.mesh.model import IPAddress, IPInterface
 from kilo.mesh.state import MAIN_TABLE
+from kilo.resolver import look_up, sort_addresses
 
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 ADDRESS_HEADER = struct.Struct("=BBBBI")
@@ -177,9 +178,7 @@ def resolve_hostname(hostname: str) -> tuple[IPAddress, ...]:
 
     Sorted, because name servers like to turn their answers round.
     """
-    answers = socket.getaddrinfo(hostname, None, type=socket.SOCK_STREAM)
-    addresses = {ip_address(str(answer[4][0]).split("%", 1)[0]) for answer in answers}
-    return tuple(sorted(addresses, key=lambda address: (address.version, int(address))))
+    return tuple(sort_addresses(look_up(hostname)))
 
 
 class HostnameLookup:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from dataclasses import dataclass
 from socket import AF_INET
 
 from kilo.dataplane.nlsocket import (
+    NLM_F_CREATE,
+    NLM_F_EXCL,
     U32,
+    KernelRefusalError,
     NetlinkSocket,
     pack_attribute,
+    pack_nested,
+    pack_text,
     parse_attributes,
     read_name,
     read_u32,
@@ -54,6 +60,46 @@ def read_links(netlink: NetlinkSocket) -> list[LinkEntry]:
 def read_link_names(netlink: NetlinkSocket) -> dict[int, str]:
     """Index -> name of every link. Raises ``DataplaneError``."""
     return {link.index: link.name for link in read_links(netlink)}
+
+
+def find_link(netlink: NetlinkSocket, name: str) -> LinkEntry | None:
+    """The link of that name; None if there is none. Raises ``DataplaneError``."""
+    try:
+        (answer,) = _ask_by_name(netlink, RTM_GETLINK, name)
+    except KernelRefusalError as error:
+        if error.number == errno.ENODEV:
+            return None
+        raise
+    return decode_link(memoryview(answer))
+
+
+def create_link(netlink: NetlinkSocket, name: str, kind: str) -> None:
+    """Make a link of that kind.
+
+    Raises ``KernelRefusalError``, with EOPNOTSUPP if the kernel has no such kind.
+    """
+    info = pack_nested(_IFLA_LINKINFO, pack_text(_IFLA_INFO_KIND, kind))
+    _ask_by_name(netlink, RTM_NEWLINK, name, flags=NLM_F_CREATE | NLM_F_EXCL, more=info)
+
+
+def delete_link(netlink: NetlinkSocket, name: str) -> None:
+    """Remove a link; one that is not there is no error. Raises ``DataplaneError``."""
+    try:
+        _ask_by_name(netlink, RTM_DELLINK, name)
+    except KernelRefusalError as error:
+        if error.number != errno.ENODEV:
+            raise
+
+
+def _ask_by_name(
+    netlink: NetlinkSocket, message_type: int, name: str, *, flags: int = 0, more: bytes = b""
+) -> list[bytes]:
+    """The answers to a request about the link of that name, which a refusal names."""
+    body = LINK_HEADER.pack(0, 0, 0, 0, 0) + pack_text(_IFLA_IFNAME, name) + more
+    try:
+        return netlink.ask(message_type, flags, body)
+    except KernelRefusalError as error:
+        raise KernelRefusalError(f"interface {name}", error.number) from error
 
 
 def decode_link(body: memoryview) -> LinkEntry:

@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Protocol
 
 from kilo.dataplane import netlink
+from kilo.dataplane.base import find_refused
 from kilo.dataplane.drift import DeviceWatch, Drift, Relevance
 from kilo.dataplane.hostfacts import HostnameLookup, read_facts
 from kilo.dataplane.nftables import TABLE
@@ -90,8 +91,6 @@ class LinuxDataplane:
     ) -> None:
         """``hostname`` is what to look up for ``facts``; None: the host's own name."""
         self.interface = interface
-        self.created_link = False
-        """Whether this object made the interface, and not somebody before it."""
         self._wireguard = wireguard
         self._firewall = firewall
         self._hostname = HostnameLookup(
@@ -99,6 +98,7 @@ class LinuxDataplane:
         )
         self._device = DeviceWatch(wireguard.fingerprint)
         self._routes: frozenset[RouteKey] = frozenset()
+        """Where our routes are, or should be and were refused."""
         self._drifts: list[Drift] = []
 
     async def facts(self) -> HostFacts:
@@ -132,7 +132,18 @@ class LinuxDataplane:
         for apply_group, steps in groupby(changes, key=self._choose_driver):
             failures += await apply_group(tuple(steps))
         if failures:
+            self._await_obstacles(changes, failures)
             raise ExceptionGroup(f"{len(failures)} of {len(changes)} changes failed", failures)
+
+    def _await_obstacles(self, changes: Changes, failures: Sequence[DataplaneError]) -> None:
+        """Listen also for what becomes of the places of the routes that were refused: somebody
+        else's route may stand there, and ours is to follow as soon as it goes.
+        """
+        self._routes |= {
+            (step.resource.table, step.resource.destination)
+            for step in find_refused(changes, failures)
+            if isinstance(step.resource, Route)
+        }
 
     def drift(self) -> Drift:
         """See ``Dataplane.drift``; it is subscribed as soon as this returns."""
@@ -193,10 +204,9 @@ class LinuxDataplane:
     async def _change_link(self, step: Change) -> None:
         if step.new is None:
             await self._wireguard.delete()
-            self.created_link = False
             return
-        if step.old is None and await self._wireguard.ensure():
-            self.created_link = True
+        if step.old is None:
+            await self._wireguard.ensure()
         await netlink.apply_step(step)
 
     async def _apply_firewall(self, steps: Sequence[Change]) -> list[DataplaneError]:

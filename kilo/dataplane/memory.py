@@ -16,7 +16,7 @@ from kilo.errors import DataplaneError
 from kilo.mesh.diff import Change, Changes
 from kilo.mesh.host import HostAddress, HostFacts
 from kilo.mesh.keys import PublicKey
-from kilo.mesh.state import DataplaneState, Link, PeerStats, Resource, Route, Rule
+from kilo.mesh.state import DataplaneState, PeerStats, Resource, Route, Rule
 
 
 class MemoryDrift:
@@ -59,7 +59,6 @@ class MemoryDataplane:
         facts: HostFacts | None = None,
     ) -> None:
         self.interface = interface
-        self.created_link = False
         self.applied: list[Change] = []
         """Every step that was carried out, in order."""
         self._kernel = SimulatedKernel(interface, state or DataplaneState())
@@ -121,11 +120,8 @@ class MemoryDataplane:
         for text, reason in self._refusals.items():
             if text in str(step):
                 raise OSError(0, reason)
-        made = self._kernel.link is None
         self._kernel.carry_out(step)
         self.applied.append(step)
-        if isinstance(step.resource, Link):
-            self.created_link = step.new is not None and (made or self.created_link)
 
     def drift(self) -> MemoryDrift:
         """See ``Dataplane.drift``."""

@@ -17,7 +17,7 @@ from typing import Any
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from kilo.dataplane.links import promote_secondaries
+from kilo.dataplane.links import find_link, promote_secondaries
 from kilo.dataplane.nlsocket import run_with_socket
 from kilo.dataplane.routes import FAMILIES, ROUTE_PROTOCOL
 from kilo.errors import DataplaneError
@@ -30,7 +30,6 @@ RULE_PRIORITIES = range(11070, 11080)
 """Before table main's 32766. Ours take the first; the others are for when somebody else's same
 rule is there, which some kernels do not tell from ours."""
 
-_IFF_UP = 1
 _TO_TABLE = 1  # FR_ACT_TO_TBL: not a "goto", "blackhole" or "prohibit"
 _UNIVERSE = 0
 _NO_DAD = 0x02
@@ -38,11 +37,8 @@ _NO_DAD = 0x02
 
 async def read_link(name: str) -> Link | None:
     """The link of that name, if there is one. Raises ``DataplaneError``."""
-    async with _open(f"link {name}") as ipr:
-        for message in await ipr.link_lookup(ifname=name) and await ipr.link("get", ifname=name):
-            up = bool(message["flags"] & _IFF_UP)
-            return Link(name=name, mtu=message.get_attr("IFLA_MTU"), up=up)
-    return None
+    entry = await run_with_socket(partial(find_link, name=name))
+    return Link(name=name, mtu=entry.mtu, up=entry.up) if entry else None
 
 
 async def read_addresses(link: str) -> frozenset[Address]:

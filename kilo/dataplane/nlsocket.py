@@ -1,8 +1,8 @@
-"""Netlink framing and one blocking socket, for what is too much for a message at a time.
+"""Netlink framing and one blocking socket: all that the drivers need of netlink, hand-packed.
 
-pyroute2 encodes some 1,300 routes a second and parses as slowly; a mesh of thousands of nodes
-needs a hundred times that (``bench/routes.py`` measures it). The formats are the kernel's
-``linux/netlink.h`` and ``linux/rtnetlink.h``; everything is in the host's byte order.
+pyroute2 encodes some 1,300 routes a second and parses as slowly, WireGuard's peers too; a mesh of
+thousands of nodes needs a hundred times that (``bench/routes.py`` measures it). The formats are
+the kernel's ``linux/netlink.h`` and ``linux/rtnetlink.h``; everything is in the host's byte order.
 """
 
 from __future__ import annotations
@@ -38,10 +38,14 @@ NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
 NLM_F_DUMP = 0x300
 
+NETLINK_GENERIC = 16
+"""Missing in ``socket``."""
+
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
 _NETLINK_GET_STRICT_CHK = 12
 _SO_RCVBUFFORCE = 33
+_NESTED = 0x8000
 _TYPE_MASK = 0x3FFF  # without the bits "nested" and "network byte order"
 
 RECEIVE_BYTES = 64 * 1024
@@ -59,6 +63,15 @@ DUMP_ATTEMPTS = 8
 _threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink")
 
 Result = TypeVar("Result")
+Buffer = TypeVar("Buffer", bytes, memoryview)
+
+
+class KernelRefusalError(DataplaneError):
+    """The kernel's answer to a request is an error; what to do next may depend on which."""
+
+    def __init__(self, what: str, number: int) -> None:
+        super().__init__(f"{what}: {os.strerror(number)}")
+        self.number = number
 
 
 class Message(NamedTuple):
@@ -84,6 +97,16 @@ def pack_attribute(attribute: int, value: bytes) -> bytes:
     return ATTRIBUTE.pack(length, attribute) + value + bytes(-length % 4)
 
 
+def pack_nested(attribute: int, attributes: bytes) -> bytes:
+    """An attribute made of attributes."""
+    return pack_attribute(attribute | _NESTED, attributes)
+
+
+def pack_text(attribute: int, text: str) -> bytes:
+    """An attribute that is a NUL-terminated string."""
+    return pack_attribute(attribute, os.fsencode(text) + b"\0")
+
+
 def split_messages(datagram: bytes) -> Iterator[Message]:
     """The messages of a datagram; ``DataplaneError`` for lengths that cannot be."""
     view = memoryview(datagram)
@@ -99,20 +122,25 @@ def split_messages(datagram: bytes) -> Iterator[Message]:
         offset += (length + 3) & ~3
 
 
-def parse_attributes(body: memoryview, offset: int) -> dict[int, memoryview]:
-    """Type -> value of the attributes from ``offset`` on, the last of each type.
+def split_attributes(body: Buffer, offset: int = 0) -> Iterator[tuple[int, Buffer]]:
+    """The type and value of each attribute from ``offset`` on; a list has many of one type.
 
     Raises ``DataplaneError`` for lengths that cannot be.
     """
-    found: dict[int, memoryview] = {}
     end = len(body)
     while end - offset >= ATTRIBUTE.size:
         length, attribute = ATTRIBUTE.unpack_from(body, offset)
         if not ATTRIBUTE.size <= length <= end - offset:
             raise DataplaneError(f"netlink: an attribute of {length} bytes in {end - offset}")
-        found[attribute & _TYPE_MASK] = body[offset + ATTRIBUTE.size : offset + length]
+        yield attribute & _TYPE_MASK, body[offset + ATTRIBUTE.size : offset + length]
         offset += (length + 3) & ~3
-    return found
+    if offset < end:
+        raise DataplaneError(f"netlink: {end - offset} bytes are too few for an attribute")
+
+
+def parse_attributes(body: memoryview, offset: int) -> dict[int, memoryview]:
+    """Type -> value, the last of each type; as ``split_attributes``."""
+    return dict(split_attributes(body, offset))
 
 
 def read_u32(value: memoryview) -> int:
@@ -144,8 +172,8 @@ class NetlinkSocket:
     costs 20 microseconds and spares every lock and every answer that comes too late.
     """
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    def __init__(self, family: int) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family)
         self._socket.settimeout(TIMEOUT_SECONDS)
         widen_buffer(self._socket)
         # Without strict checking (before Linux 4.20) a dump is not filtered by the kernel: slower,
@@ -172,7 +200,7 @@ class NetlinkSocket:
         for _ in range(DUMP_ATTEMPTS):
             found: list[Result] = []
             interrupted = False
-            for message in self._read_dump(message_type, body):
+            for message in self._exchange(message_type, NLM_F_DUMP, body):
                 interrupted = interrupted or bool(message.flags & NLM_F_DUMP_INTR)
                 if message.type < FIRST_OWN_TYPE:
                     continue
@@ -182,18 +210,26 @@ class NetlinkSocket:
                 return found
         raise DataplaneError(f"netlink dump {message_type}: changed under every attempt to read it")
 
-    def _read_dump(self, message_type: int, body: bytes) -> Iterator[Message]:
+    def ask(self, message_type: int, flags: int, body: bytes) -> list[bytes]:
+        """Send one request; the bodies of the answers that come before its acknowledgement.
+
+        Raises ``KernelRefusalError``. Copies: views would keep what is beside them in memory.
+        """
+        answers = self._exchange(message_type, flags | NLM_F_ACK, body)
+        return [bytes(answer.body) for answer in answers if answer.type >= FIRST_OWN_TYPE]
+
+    def _exchange(self, message_type: int, flags: int, body: bytes) -> Iterator[Message]:
         """The answer's messages, the closing one included."""
         self._sequence += 1
         sequence = self._sequence
-        self._send(pack_message(message_type, NLM_F_DUMP, sequence, body))
+        self._send(pack_message(message_type, flags, sequence, body))
         while True:
             for message in split_messages(self._receive()):
                 if message.sequence != sequence:
                     continue
                 done = message.type in (NLMSG_DONE, NLMSG_ERROR)
                 if done and (code := parse_error(message.body)):
-                    raise DataplaneError(f"netlink dump {message_type}: {os.strerror(code)}")
+                    raise KernelRefusalError(f"netlink {message_type}", code)
                 yield message
                 if done:
                     return
@@ -239,10 +275,10 @@ class NetlinkSocket:
         return data
 
 
-def open_socket() -> NetlinkSocket:
+def open_socket(family: int = socket.NETLINK_ROUTE) -> NetlinkSocket:
     """A socket in this thread's network namespace; ``DataplaneError`` where there may be none."""
     try:
-        return NetlinkSocket()
+        return NetlinkSocket(family)
     except OSError as error:
         raise DataplaneError(f"netlink: socket: {error.strerror}") from error
 

@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
-from kilo.dataplane.portowner import describe_owner
+from kilo.dataplane.links import create_link, delete_link, find_link
+from kilo.dataplane.nlsocket import KernelRefusalError, open_socket
 from kilo.dataplane.wireguard_device import (
     DeviceRecord,
     DeviceUpdate,
@@ -27,7 +28,6 @@ from kilo.dataplane.wireguard_device import (
     join_updates,
 )
 from kilo.dataplane.wireguard_kernel import KernelDriver
-from kilo.dataplane.wireguard_netlink import create_link, delete_link, explain, read_link_kind
 from kilo.dataplane.wireguard_plan import plan_steps
 from kilo.dataplane.wireguard_process import (
     CROSSING_SECONDS,
@@ -40,6 +40,7 @@ from kilo.keyfile import public_key
 from kilo.mesh.diff import Change
 from kilo.mesh.keys import PrivateKey, PublicKey
 from kilo.mesh.state import PeerStats, WireGuardDevice, WireGuardPeer
+from kilo.portowner import Protocol, describe_owner
 
 Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
@@ -118,9 +119,15 @@ class WireGuard:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, work, *arguments)
 
+    def _read_kind(self) -> str | None:
+        """The kind of the link there is, "" for hardware; None if there is none."""
+        with open_socket() as netlink:
+            link = find_link(netlink, self._link)
+        return link.kind if link else None
+
     def _probe(self) -> Driver | None:
         """The driver that fits the link there is, if any."""
-        kind = read_link_kind(self._link)
+        kind = self._read_kind()
         if kind is None:
             return None
         if kind == KERNEL_KIND:
@@ -140,35 +147,31 @@ class WireGuard:
         return self._read() is not None
 
     def _ensure(self) -> bool:
+        # A tun without a socket may be a wireguard-go that is still starting, or ending.
+        wait_until(lambda: self._exists() or self._read_kind() != "tun", CROSSING_SECONDS)
         if self._exists():
             return False
-        kind = read_link_kind(self._link)
+        kind = self._read_kind()
         if kind is not None:
-            self._await_userspace(kind)
-            return False
+            raise DataplaneError(
+                f"interface {self._link} exists, of kind {kind or 'hardware'}, "
+                f"and no WireGuard answers at {self._socket}"
+            )
         if not self._create:
             raise DataplaneError(
                 f"interface {self._link} does not exist and --create-interface=false"
             )
         return self._make()
 
-    def _await_userspace(self, kind: str) -> None:
-        """A tun without a socket may be a wireguard-go that is still starting, or ending."""
-        if kind == "tun" and wait_until(self._exists, CROSSING_SECONDS):
-            return
-        raise DataplaneError(
-            f"interface {self._link} exists, of kind {kind or 'hardware'}, "
-            f"and no WireGuard answers at {self._socket}"
-        )
-
     def _make(self) -> bool:
         try:
-            create_link(self._link, KERNEL_KIND)
-        except OSError as error:
-            if error.errno == errno.EEXIST:
+            with open_socket() as netlink:
+                create_link(netlink, self._link, KERNEL_KIND)
+        except KernelRefusalError as error:
+            if error.number == errno.EEXIST:
                 return False
-            if error.errno != errno.EOPNOTSUPP:
-                raise DataplaneError(f"+ interface {self._link}: {explain(error)}") from error
+            if error.number != errno.EOPNOTSUPP:
+                raise DataplaneError(f"+ {error}") from error
             return self._make_userspace()
         return True
 
@@ -207,12 +210,13 @@ class WireGuard:
         driver = self._probe()
         if driver is None or not self._exists():
             return
-        delete_link(self._link)
+        with open_socket() as netlink:
+            delete_link(netlink, self._link)
         if isinstance(driver, UserspaceDriver) and not wait_until(self._is_gone):
             raise DataplaneError(f"- interface {self._link}: wireguard-go does not end")
 
     def _is_gone(self) -> bool:
-        return read_link_kind(self._link) is None and not self._socket.exists()
+        return self._read_kind() is None and not self._socket.exists()
 
     def _apply(self, steps: Sequence[Change]) -> list[DataplaneError]:
         """The failures, each naming its step."""
@@ -295,7 +299,7 @@ def describe_conflict(step: Change) -> str:
     """Who has the port that a device was to listen on, as the end of a message."""
     if not isinstance(step.new, WireGuardDevice):
         return ""
-    owner = describe_owner(step.new.listen_port)
+    owner = describe_owner(Protocol.UDP, step.new.listen_port)
     return f": UDP port {step.new.listen_port} is held by {owner}" if owner else ""
 
 

@@ -6,39 +6,48 @@ kernel hands out with every dump is never looked at: the public one comes beside
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from kilo.dataplane.nlsocket import DUMP_ATTEMPTS, NLM_F_DUMP, pack_attribute
+from kilo.dataplane.nlsocket import (
+    NETLINK_GENERIC,
+    KernelRefusalError,
+    NetlinkSocket,
+    open_socket,
+    pack_attribute,
+    pack_nested,
+    pack_text,
+    split_attributes,
+)
 from kilo.dataplane.wireguard_device import (
     NO_KEY,
     DeviceRecord,
     DeviceUpdate,
+    MissingDeviceError,
     PeerRecord,
     PeerUpdate,
     RefusedError,
     make_endpoint,
     make_preshared_key,
 )
-from kilo.dataplane.wireguard_netlink import (
-    GENERIC,
-    NETLINK_GENERIC,
-    InterruptedDumpError,
-    RequestSocket,
-    find_family,
-    iterate_attributes,
-    pack_nested,
-    pack_text,
-    translate_error,
-)
 from kilo.errors import DataplaneError
 from kilo.mesh.keys import KEY_BYTES, PublicKey
 from kilo.mesh.model import Endpoint, IPNetwork
+
+GENERIC = struct.Struct("=BBxx")
+"""``struct genlmsghdr``: command, version."""
+CONTROL = 0x10
+"""GENL_ID_CTRL, the family that knows the others' numbers."""
+CONTROL_GET_FAMILY = 3
+CONTROL_FAMILY_ID, CONTROL_FAMILY_NAME = 1, 2
 
 FAMILY = "wireguard"
 VERSION = 1
@@ -81,33 +90,39 @@ class KernelDriver:
         self._link = link
 
     def read(self) -> DeviceRecord:
-        """See ``Driver``. Repeated if the device was changed meanwhile."""
-        request = pack_text(DEVICE_IFNAME, self._link)
-        for _ in range(DUMP_ATTEMPTS):
-            try:
-                return decode_device(self._ask(CMD_GET_DEVICE, NLM_F_DUMP, [request]))
-            except InterruptedDumpError:
-                continue
-        raise DataplaneError("changes faster than it can be read")
+        """See ``Driver``."""
+        request = GENERIC.pack(CMD_GET_DEVICE, VERSION) + pack_text(DEVICE_IFNAME, self._link)
+        with _open() as (netlink, family):
+            # Copies: views would keep the whole dump, and the private key in it.
+            return decode_device(netlink.dump(family, request, lambda b: bytes(b[GENERIC.size :])))
 
     def configure(self, update: DeviceUpdate) -> None:
         """See ``Driver``. As many messages as it takes, each of them atomic to others' eyes."""
         parking = PublicKey.from_bytes(os.urandom(KEY_BYTES))
-        self._ask(CMD_SET_DEVICE, 0, encode_update(self._link, update, parking))
+        with _open() as (netlink, family):
+            for request in encode_update(self._link, update, parking):
+                netlink.ask(family, 0, GENERIC.pack(CMD_SET_DEVICE, VERSION) + request)
 
-    def _ask(self, command: int, flags: int, requests: Iterable[bytes]) -> list[bytes]:
-        """The answers to all requests, without their headers. Blocks on the socket."""
-        try:
-            with RequestSocket(NETLINK_GENERIC) as netlink:
-                family = find_family(netlink, FAMILY)
-                head = GENERIC.pack(command, VERSION)
-                return [
-                    answer[GENERIC.size :]
-                    for request in requests
-                    for answer in netlink.ask(family, flags, head + request)
-                ]
-        except OSError as error:
-            raise translate_error(error) from error
+
+@contextmanager
+def _open() -> Iterator[tuple[NetlinkSocket, int]]:
+    """A socket and the number of WireGuard's family; errors become those of ``Driver``."""
+    try:
+        with open_socket(NETLINK_GENERIC) as netlink:
+            yield netlink, find_family(netlink, FAMILY)
+    except KernelRefusalError as error:
+        reason = os.strerror(error.number)
+        if error.number == errno.ENODEV:
+            raise MissingDeviceError(reason) from error
+        raise RefusedError(reason, number=error.number) from error
+
+
+def find_family(netlink: NetlinkSocket, name: str) -> int:
+    """The number of a generic netlink family; ``KernelRefusalError`` with ENOENT for none."""
+    request = GENERIC.pack(CONTROL_GET_FAMILY, 1) + pack_text(CONTROL_FAMILY_NAME, name)
+    (answer,) = netlink.ask(CONTROL, 0, request)
+    found = dict(split_attributes(answer, GENERIC.size))
+    return int.from_bytes(found[CONTROL_FAMILY_ID], sys.byteorder)
 
 
 def encode_update(link: str, update: DeviceUpdate, parking: PublicKey) -> Iterator[bytes]:
@@ -198,13 +213,13 @@ def decode_device(messages: Iterable[bytes]) -> DeviceRecord:
     port = 0
     peers: list[PeerRecord] = []
     for message in messages:
-        for kind, content in iterate_attributes(message):
+        for kind, content in split_attributes(message):
             if kind == DEVICE_PUBLIC_KEY:
                 public = decode_public_key(content)
             elif kind == DEVICE_LISTEN_PORT:
                 (port,) = unpack("=H", content)
             elif kind == DEVICE_PEERS:
-                for _, attributes in iterate_attributes(content):
+                for _, attributes in split_attributes(content):
                     add_peer(peers, decode_peer(attributes))
     return DeviceRecord(public_key=public, listen_port=port, peers=tuple(peers))
 
@@ -227,7 +242,7 @@ def add_peer(peers: list[PeerRecord], peer: PeerRecord) -> None:
 
 def decode_peer(attributes: bytes) -> PeerRecord:
     """One peer of a dump, or the part of it that one message holds."""
-    found = dict(iterate_attributes(attributes))
+    found = dict(split_attributes(attributes))
     key = decode_public_key(found.get(PEER_PUBLIC_KEY, b""))
     if key is None:
         raise DataplaneError("wireguard: a peer whose public key is all zeros")
@@ -239,7 +254,7 @@ def decode_peer(attributes: bytes) -> PeerRecord:
         keepalive_seconds=read_field(found, PEER_KEEPALIVE, "=H")[0],
         allowed_ips=frozenset(
             decode_allowed_ip(content)
-            for _, content in iterate_attributes(found.get(PEER_ALLOWED_IPS, b""))
+            for _, content in split_attributes(found.get(PEER_ALLOWED_IPS, b""))
         ),
         latest_handshake=handshake[0] + handshake[1] / 1e9,
         received_bytes=read_field(found, PEER_RX_BYTES, "=Q")[0],
@@ -277,7 +292,7 @@ def read_endpoint(content: bytes | None) -> Endpoint | None:
 @lru_cache(maxsize=1 << 16)
 def decode_allowed_ip(attributes: bytes) -> IPNetwork:
     """One allowed IP. Remembered: every read names the same ones, and parsing is its main cost."""
-    found = dict(iterate_attributes(attributes))
+    found = dict(split_attributes(attributes))
     (family,) = read_field(found, ALLOWED_IP_FAMILY, "=H")
     (prefix,) = read_field(found, ALLOWED_IP_PREFIX, "=B")
     network: Callable[[tuple[bytes, int]], IPNetwork] = (

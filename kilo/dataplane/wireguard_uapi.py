@@ -37,6 +37,9 @@ EXCHANGE_SECONDS = 10.0
 MAX_ANSWER_BYTES = 64 << 20
 """Some 200,000 peers: more than an answer that ends."""
 
+MAX_ERRNO = 4095
+"""The kernel's ``MAX_ERRNO``: no error number is greater."""
+
 Line = tuple[str, str]
 
 
@@ -145,7 +148,7 @@ def decode_result(answer: bytes) -> None:
 def check_result(value: str) -> None:
     """Look at the value of ``errno``: 0, or an error number, which wireguard-go writes negative."""
     try:
-        number = abs(int(value))
+        number = parse_number(value.removeprefix("-"), MAX_ERRNO)
     except ValueError:
         raise DataplaneError("WireGuard's answer has a result that is no number") from None
     if number:

@@ -110,6 +110,52 @@ async def test_a_directory_that_is_suddenly_empty_counts_as_away(
     await follower.until(lambda snapshot: names(snapshot) == ["a"])
 
 
+async def test_another_directory_with_nothing_but_reports_counts_as_away(
+    tmp_path: Path, mesh: MeshDirectory, backend: FileBackend
+) -> None:
+    """A mount point with nothing mounted, into which a restarted agent has written."""
+    mesh.write_peers("a.yaml", "a")
+    follower = Follower(backend)
+    await follower.next()
+    await backend.publish(make_report("a1"))
+    mount_point = FileBackend(tmp_path / "mount point")
+    (tmp_path / "mount point").mkdir()
+    await mount_point.publish(make_report("b1"))
+    await mount_point.close()
+    mesh.path.rename(tmp_path / "aside")
+    (tmp_path / "mount point").rename(mesh.path)
+    await follower.until_error()
+    with pytest.raises(BackendError, match="nobody declares"):
+        await backend.publish(make_report("a1"))
+    mesh.path.rename(tmp_path / "mount point")
+    (tmp_path / "aside").rename(mesh.path)
+    await follower.until(lambda snapshot: names(snapshot) == ["a"])
+
+
+async def test_no_report_is_written_into_an_empty_directory_in_the_mesh_s_place(
+    tmp_path: Path, mesh: MeshDirectory, backend: FileBackend
+) -> None:
+    """Not even at once, while a file that is missing may be one that is being replaced."""
+    mesh.write_peers("a.yaml", "a")
+    await backend.publish(make_report("a1"))
+    mesh.path.rename(tmp_path / "aside")
+    mesh.path.mkdir()
+    with pytest.raises(BackendError, match="is another directory than before"):
+        await backend.publish(make_report("a1"))
+    assert list_names(mesh.path) == []
+
+
+async def test_the_last_declaration_may_be_removed_where_agents_report(
+    mesh: MeshDirectory, backend: FileBackend
+) -> None:
+    path = mesh.write_peers("a.yaml", "a")
+    await backend.publish(make_report("a1"))
+    follower = Follower(backend)
+    await follower.next()
+    path.unlink()
+    await follower.until(lambda snapshot: names(snapshot) == [])
+
+
 async def test_an_absence_is_told_once_however_long_it_lasts(
     tmp_path: Path, mesh: MeshDirectory, backend: FileBackend
 ) -> None:
@@ -161,7 +207,7 @@ async def test_a_file_system_that_hangs_is_told_and_so_is_its_return(mesh: MeshD
     hang = threading.Event()
     follower = Follower(backend)
     await follower.next()
-    backend._thread.submit(hang.wait)  # as a read from a dead server would block it
+    backend._thread.run(hang.wait)  # as a read from a dead server would block it
     assert str(await follower.until_error()) == f"{mesh.path}: no answer in 0.2 s"
     hang.set()
     await follower.until(lambda snapshot: names(snapshot) == ["a"])

@@ -18,7 +18,13 @@ from hypothesis import strategies as st
 from kilo.backends.documents import make_node_document, make_peer_document, read_document
 from kilo.backends.file.backend import FileBackend
 from kilo.backends.file.reading import MAX_BYTES
-from kilo.backends.yamltext import MAX_ALIASED, MAX_DEPTH, Document, load_documents
+from kilo.backends.yamltext import (
+    MAX_ALIASED,
+    MAX_DEPTH,
+    MAX_DOCUMENTS,
+    Document,
+    load_documents,
+)
 from kilo.mesh.model import NodeSpec, Snapshot
 from tests.backends.directories import MeshDirectory
 from tests.builders import make_key, make_peer, make_preshared_key, networks
@@ -72,6 +78,12 @@ async def read_beside_good_files(directory: Path, text: str | bytes, *, name: st
         pytest.param("", "is empty: it holds no document", id="empty"),
         pytest.param("# nothing\n---\n---\n", "is empty: it holds no document", id="only comments"),
         pytest.param(b"\xff\xfea\0", "is not UTF-8 text (byte 1)", id="UTF-16"),
+        pytest.param(
+            "---\n" * (MAX_DOCUMENTS + 1),
+            f"document {MAX_DOCUMENTS + 1}: stands after {MAX_DOCUMENTS} others,"
+            " and no more are read",
+            id="documents without end",
+        ),
         pytest.param(
             "a: \0",
             "document 1: is not YAML: control characters are not allowed (near line 1)",

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kilo.dataplane.nlsocket import pack_attribute
+from kilo.dataplane.links import decode_link
+from kilo.dataplane.nlsocket import pack_attribute, pack_nested
 from kilo.dataplane.wireguard_device import (
     DeviceRecord,
     DeviceUpdate,
@@ -37,7 +38,6 @@ from kilo.dataplane.wireguard_kernel import (
     encode_endpoint,
     encode_update,
 )
-from kilo.dataplane.wireguard_netlink import decode_link_kind, pack_nested
 from kilo.errors import DataplaneError
 from kilo.mesh.keys import PresharedKey, PrivateKey, PublicKey
 from kilo.mesh.model import Endpoint, IPNetwork
@@ -206,7 +206,7 @@ def decode_or_refuse(message: bytes) -> None:
     with suppress(DataplaneError):
         decode_device([message])
     with suppress(DataplaneError):
-        decode_link_kind(message)
+        decode_link(memoryview(message))
 
 
 @settings(deadline=None)

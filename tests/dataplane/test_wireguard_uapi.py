@@ -137,6 +137,7 @@ def test_an_error_number_of_either_sign_is_the_systems_reason(number: str) -> No
         (b"listen_port=1\n\n", "has no result"),
         (b"errno=\n\n", "no number"),
         (b"errno=zero\n\n", "no number"),
+        (b"errno=2147483648\n\n", "no number"),
         (b"nonsense\nerrno=0\n\n", "without '='"),
         (b"\xff\xfe=1\nerrno=0\n\n", "is not text"),
         (b"listen_port=70000\nerrno=0\n\n", "a listen_port that is none"),

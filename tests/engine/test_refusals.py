@@ -8,15 +8,16 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 from structlog.testing import capture_logs
 
 from kilo.backends.memory import MemoryBackend
+from kilo.dataplane.base import find_refused
 from kilo.dataplane.memory import MemoryDataplane, MemoryDrift
 from kilo.errors import BackendError, DataplaneError
-from kilo.mesh.diff import Changes
+from kilo.mesh.diff import Change, Changes
 from kilo.mesh.keys import PublicKey
 from kilo.mesh.model import Endpoint, Snapshot
 from kilo.mesh.state import DataplaneState, PeerStats, Route
@@ -66,6 +67,23 @@ async def test_a_refused_step_is_no_write(world: World) -> None:
         await world.eventually(lambda: world.read("kilo_errors_total", {"event": "reconcile"}) >= 3)
 
         assert world.read("kilo_kernel_writes_total", {"kind": "route"}) == 3
+
+
+def test_a_refused_step_is_told_from_others_though_its_text_holds_a_colon() -> None:
+    """A gateway may end with two of them, and the reason may have one as well."""
+    refused, carried_out = (
+        Change(
+            new=Route(
+                destination=ip_network(f"2001:db8:{number}::/64"),
+                link="eth0",
+                gateway=ip_address("fd00::"),
+            )
+        )
+        for number in (1, 2)
+    )
+    error = DataplaneError(f"{refused}: netlink: File exists")
+
+    assert find_refused(Changes((refused, carried_out)), [error]) == {refused}
 
 
 async def test_a_foreign_route_in_the_way_is_reported_and_stays(world: World) -> None:

@@ -15,6 +15,7 @@ from kilo.lastgood import SnapshotFile
 from kilo.mesh.model import Snapshot
 from tests.builders import make_key, make_peer, make_preshared_key
 from tests.engine.world import (
+    LIMIT_SECONDS,
     NEIGHBOUR,
     REMOTE,
     Clock,
@@ -282,3 +283,45 @@ async def test_a_report_that_is_refused_is_one_warning_and_tried_again(world: Wo
             )
 
     assert [log["event"] for log in logs].count("report not published") == 1
+
+
+async def test_an_agent_that_finds_the_store_empty_at_its_start_goes_by_its_snapshot(
+    world: World,
+) -> None:
+    """As where /etc/kilo/mesh is a mount point and the mount came too late, or never."""
+    async with running(world):
+        state = await world.settled()
+        await world.eventually((world.path / "snapshot.json").exists)
+    full, world.backend = world.backend, MemoryBackend()
+
+    async with running(world):
+        await world.eventually(lambda: "is it mounted?" in world.status.store_error)
+        await world.eventually(world.find_report, seconds=LIMIT_SECONDS)
+        assert await world.settled() == state
+        assert world.read("kilo_store_up") == 0
+        assert world.names == {"a", "b", "c"}
+    world.backend = full
+
+    async with running(world):
+        assert await world.settled() == state
+        assert world.status.store_error == ""
+
+
+async def test_an_agent_without_a_snapshot_believes_that_the_store_is_empty(world: World) -> None:
+    world.backend = MemoryBackend()
+    async with running(world):
+        await world.settled()
+        assert world.status.store_error == ""
+        assert world.names == {"a"}
+
+
+async def test_a_host_whose_clock_is_ahead_takes_nobody_for_dead_when_it_starts(
+    world: World,
+) -> None:
+    """To it all the others' stamps look old."""
+    stamp = int(time.time()) - 600
+    world.backend.put_report(NEIGHBOUR, last_seen=stamp)
+    world.backend.put_report(REMOTE, last_seen=stamp - 20)
+    async with running(world):
+        await world.settled()
+        assert world.names == {"a", "b", "c"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from kilo.mesh.state import DataplaneState, Firewall, WireGuardDevice, WireGuard
 from tests.dataplane.contract import establish, expect_failures, make_state
 from tests.kernel.linux_host import LinuxHost
 from tests.kernel.namespace import Namespace
+
+NOTICE_SECONDS = 2.0
 
 
 async def test_without_nft_only_the_firewall_fails(
@@ -55,6 +58,29 @@ async def test_a_link_deleted_by_hand_is_made_again_with_all_that_was_on_it(
     await establish(host, desired)
 
     assert await host.dataplane.read() == desired
+
+
+@pytest.mark.parametrize("version", [4, 6])
+async def test_a_foreign_route_in_our_place_that_goes_is_reported(
+    host: LinuxHost, netns: Namespace, version: int
+) -> None:
+    """Ours had to stay out as long as that was there."""
+    desired = make_state(host)
+    route = next(
+        route
+        for route in desired.routes
+        if route.destination.version == version and route.gateway is not None
+    )
+    foreign = replace(route, gateway=None, onlink=False, source=None)
+    await establish(host, replace(desired, routes=desired.routes - {route}))
+    await host.add_route(foreign, protocol="static")
+    await expect_failures(host, *diff(await host.dataplane.read(), desired))
+    drift = host.dataplane.drift()
+
+    await host.delete_route(foreign)
+
+    async with asyncio.timeout(NOTICE_SECONDS):
+        await anext(drift)
 
 
 async def test_another_pass_writes_nothing(host: LinuxHost, netns: Namespace) -> None:

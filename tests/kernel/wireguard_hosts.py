@@ -21,7 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from kilo.dataplane.wireguard_netlink import create_link, delete_link
+from kilo.dataplane.links import create_link, delete_link
+from kilo.dataplane.nlsocket import open_socket
+from kilo.errors import DataplaneError
 
 T = TypeVar("T")
 
@@ -49,11 +51,12 @@ def kernel_has_wireguard() -> bool:
 
 
 def try_wireguard() -> bool:
-    try:
-        create_link("probe", "wireguard")
-    except OSError:
-        return False
-    delete_link("probe")
+    with open_socket() as netlink:
+        try:
+            create_link(netlink, "probe", "wireguard")
+        except DataplaneError:
+            return False
+        delete_link(netlink, "probe")
     return True
 
 

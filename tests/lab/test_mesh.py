@@ -482,7 +482,11 @@ def test_uninstall_removes_what_a_killed_agent_left(mesh: Lab) -> None:
     refused = host.box.call(host.agent_command("uninstall"))
     assert refused.returncode == 1
     host.kill_agent(signal.SIGKILL)
+    key = host.disk / "key"
+    kept = key.read_text()
+    key.write_text("not a key\n")
     host.run(host.agent_command("uninstall"))
+    key.write_text(kept)
     assert read_network(host) == before
 
 

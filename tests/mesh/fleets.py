@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_interface, ip_network
 
@@ -21,18 +20,9 @@ from kilo.mesh.model import (
 from kilo.mesh.render import Observations, RenderOptions, render
 from kilo.mesh.state import DataplaneState
 from kilo.mesh.topology import Segment, Topology, build_topology
+from tests.builders import make_key
 
 DEFAULT_SETTINGS = Settings()
-
-
-def make_key(name: str) -> PublicKey:
-    """A public key that belongs to a name."""
-    return PublicKey.from_bytes(hashlib.sha256(name.encode()).digest())
-
-
-def make_preshared_key(name: str) -> PresharedKey:
-    """A preshared key that belongs to a name."""
-    return PresharedKey(hashlib.sha256(f"preshared {name}".encode()).digest())
 
 
 def nets(text: str) -> tuple[IPNetwork, ...]:

@@ -13,15 +13,8 @@ from kilo.mesh.model import Encapsulation, Endpoint, Granularity, Node, Peer, Se
 from kilo.mesh.render import Observations, RenderOptions, render
 from kilo.mesh.state import DataplaneState
 from kilo.mesh.topology import Topology, build_topology
-from tests.mesh.fleets import (
-    make_facts,
-    make_host,
-    make_key,
-    make_node,
-    make_peer,
-    make_preshared_key,
-    nets,
-)
+from tests.builders import make_key, make_preshared_key
+from tests.mesh.fleets import make_facts, make_host, make_node, make_peer, nets
 
 LOCATIONS = ("", "east", "west")
 PODS = nets(

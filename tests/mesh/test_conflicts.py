@@ -8,7 +8,8 @@ import pytest
 
 from kilo.mesh.model import Granularity, Node, Peer, Settings
 from kilo.mesh.topology import build_topology
-from tests.mesh.fleets import describe_refusals, make_key, make_node, make_peer, nets
+from tests.builders import make_key
+from tests.mesh.fleets import describe_refusals, make_node, make_peer, nets
 
 EAST = make_node("e", location="east", internal="192.168.1.1/24", pods="10.2.1.0/24 fd00:2:1::/64")
 WEST = make_node("w", location="west", internal="192.168.2.1/24", pods="10.2.2.0/24")

@@ -10,14 +10,8 @@ import pytest
 from kilo.mesh.diff import Change, Changes, diff
 from kilo.mesh.model import Endpoint, Granularity, Node, Peer, Settings
 from kilo.mesh.state import DataplaneState, Route, WireGuardPeer
-from tests.mesh.fleets import (
-    make_key,
-    make_node,
-    make_peer,
-    make_preshared_key,
-    nets,
-    render_node,
-)
+from tests.builders import make_key, make_preshared_key
+from tests.mesh.fleets import make_node, make_peer, nets, render_node
 from tests.mesh.kernel_model import list_unreachable, replay
 
 A = make_node("a", location="east", internal="192.168.1.1/24", pods="10.2.1.0/24")

@@ -10,14 +10,8 @@ from kilo.mesh.diff import diff
 from kilo.mesh.model import Settings
 from kilo.mesh.render import RenderOptions
 from kilo.mesh.state import DataplaneState
-from tests.mesh.fleets import (
-    make_key,
-    make_node,
-    make_peer,
-    make_preshared_key,
-    nets,
-    render_node,
-)
+from tests.builders import make_key, make_preshared_key
+from tests.mesh.fleets import make_node, make_peer, nets, render_node
 
 NODES = [
     make_node(

@@ -19,7 +19,8 @@ from kilo.mesh.model import Settings, Snapshot
 from kilo.mesh.state import DataplaneState, WireGuardPeer
 from kilo.mesh.topology import build_topology
 from kilo.mesh.wgconf import PeerConf, parse_conf, render_conf
-from tests.mesh.fleets import make_key, make_node, make_peer, make_preshared_key, nets, render_node
+from tests.builders import make_key, make_preshared_key
+from tests.mesh.fleets import make_node, make_peer, nets, render_node
 
 SECRET = make_preshared_key("squat")
 NODES = [make_node("a", internal="192.168.1.1/24")]

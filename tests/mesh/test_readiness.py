@@ -14,7 +14,8 @@ from kilo.mesh.readiness import (
     find_ready_nodes,
     note_heartbeats,
 )
-from tests.mesh.fleets import make_key, make_node
+from tests.builders import make_key
+from tests.mesh.fleets import make_node
 
 NOW, WALL = 5000.0, 1_700_000_000.0
 STAMP = int(WALL)

@@ -11,16 +11,8 @@ from kilo.mesh.keys import PublicKey
 from kilo.mesh.model import Endpoint, Settings
 from kilo.mesh.render import Observations, RenderOptions
 from kilo.mesh.state import DataplaneState
-from tests.mesh.fleets import (
-    make_facts,
-    make_key,
-    make_node,
-    make_peer,
-    make_preshared_key,
-    nets,
-    render_node,
-    say,
-)
+from tests.builders import make_key, make_preshared_key
+from tests.mesh.fleets import make_facts, make_node, make_peer, nets, render_node, say
 
 EAST = [
     make_node("a", location="east", internal="192.168.1.1/24", pods="10.2.1.0/24"),

@@ -17,7 +17,8 @@ from kilo.mesh.roaming import (
     settle,
 )
 from kilo.mesh.state import PeerStats, WireGuardPeer
-from tests.mesh.fleets import make_key, make_node, make_peer, make_preshared_key
+from tests.builders import make_key, make_preshared_key
+from tests.mesh.fleets import make_node, make_peer
 
 NOW = 1_700_000_000.0
 KEY = make_key("p")

@@ -8,15 +8,8 @@ import pytest
 
 from kilo.mesh.model import Endpoint, Granularity, Node, Settings
 from kilo.mesh.render import Observations, RenderOptions
-from tests.mesh.fleets import (
-    make_facts,
-    make_key,
-    make_node,
-    make_peer,
-    nets,
-    render_node,
-    say,
-)
+from tests.builders import make_key
+from tests.mesh.fleets import make_facts, make_node, make_peer, nets, render_node, say
 
 EAST = [
     make_node("a", location="east", internal="192.168.1.1/24", pods="10.2.1.0/24"),

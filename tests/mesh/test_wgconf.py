@@ -16,7 +16,8 @@ from kilo.mesh.model import Endpoint, Settings
 from kilo.mesh.state import sort_networks
 from kilo.mesh.topology import build_topology
 from kilo.mesh.wgconf import Conf, PeerConf, parse_conf, render_conf, render_peer_conf
-from tests.mesh.fleets import make_key, make_node, make_peer, make_preshared_key, nets
+from tests.builders import make_key, make_preshared_key
+from tests.mesh.fleets import make_node, make_peer, nets
 
 NODES = [
     make_node(

@@ -10,11 +10,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
-
-import structlog
 
 from kilo.backends.documents import DEFAULT_TOPOLOGY_LABEL
 from kilo.backends.file import writing
@@ -22,7 +19,9 @@ from kilo.backends.file.scanning import identify_directory
 from kilo.backends.file.tree import Look, Tree
 from kilo.backends.file.watching import DirectoryWatch
 from kilo.backends.news import News
+from kilo.daemonthread import DaemonThread
 from kilo.errors import BackendError
+from kilo.log import get_logger
 from kilo.mesh.model import NodeReport, Peer, Snapshot
 
 T = TypeVar("T")
@@ -56,13 +55,13 @@ class FileBackend:
         self._wall_clock = wall_clock
         self._tree = Tree(directory, topology_label)
         self._watch = DirectoryWatch(directory, self._notify)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kilo-files")
+        self._thread = DaemonThread("files")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wakes: set[asyncio.Event] = set()
         self._is_polling = False
         self._has_warned = False
         self._closed = asyncio.Event()
-        self._log = structlog.get_logger(component="file")
+        self._log = get_logger("file")
 
     async def watch(self) -> AsyncIterator[Snapshot | BackendError]:
         """The snapshot now and after every change; see the contract."""
@@ -97,6 +96,7 @@ class FileBackend:
 
         def write() -> None:
             self._look()
+            self._tree.check_accepted()
             last_seen = int(self._wall_clock())
             writing.write_report(self.directory, report, last_seen=last_seen)
 
@@ -136,8 +136,8 @@ class FileBackend:
         self._closed.set()
         for wake in self._wakes:
             wake.set()
-        self._thread.submit(self._watch.stop)
-        self._thread.shutdown(wait=False)
+        self._thread.run(self._watch.stop)
+        self._thread.end()
 
     # In the backend's thread.
 
@@ -210,9 +210,7 @@ class FileBackend:
         """Run what blocks on the file system: stat, open, read, write, rename."""
         if self._closed.is_set():
             raise BackendError(f"{self.directory}: closed")
-        future = asyncio.get_running_loop().run_in_executor(self._thread, call)
-        # Whoever is cancelled meanwhile does not hear how it went: that is no error of its own.
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        future = self._thread.run(call)
         done, _ = await asyncio.wait({future}, timeout=self._patience_seconds)
         if not done:
             future.cancel()

@@ -13,8 +13,9 @@ from kilo.backends.objects import Found
 from kilo.backends.yamltext import Document, load_documents
 from kilo.mesh.model import Problem
 
-MAX_BYTES = 32 * 2**20
-"""Of one file. A thousand peers need about 200 kB."""
+MAX_BYTES = 16 * 2**20
+"""Of one file. A thousand peers need about 200 kB, a thousand Kubernetes nodes 12 MB. While it is
+read, which takes up to 10 s of a processor, no other file is."""
 MAX_PROBLEMS = 100
 """Of one file, so that a file of nothing but errors does not flood the log."""
 

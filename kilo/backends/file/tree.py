@@ -84,12 +84,16 @@ class Tree:
         self._problems: list[Problem] = []
         self._snapshot: Snapshot | None = None
         self._identity: tuple[int, int] | None = None
+        self._accepted: tuple[int, int] | None = None
+        """Device and inode of the directory that was last taken at its word."""
         self._held_documents = False
+        self._held_declared = False
 
     def look(self, held: Mapping[str, float], now: float) -> Look:
         """Read what changed. ``held`` tells of files being written, and until when to wait.
 
-        ``BackendError`` where the directory cannot be read, or is empty although it was not.
+        ``BackendError`` where the directory cannot be read, is empty although it was not, or has
+        been replaced by one that holds at most what agents report.
         """
         self._identity = identify_directory(self.directory)
         listing = list_files(self.directory)
@@ -102,12 +106,35 @@ class Tree:
         if self._held_documents and not has_documents:
             self._snapshot = None
             raise BackendError(f"{self.directory}: is empty although it was not: is it mounted?")
+        self._judge_directory(entries)
         self._held_documents = has_documents
         if self._snapshot is None or (entries, listing.problems) != (self._entries, self._problems):
             self._entries, self._problems = entries, listing.problems
             self._snapshot = self._join()
         again = [entry.again_at for entry in entries.values() if entry.again_at is not None]
         return Look(snapshot=self._snapshot, again_at=min(again, default=None))
+
+    def _judge_directory(self, entries: Mapping[str, Entry]) -> None:
+        """Raise ``BackendError`` for one in another's place that holds at most reports: agents
+        write those into an empty mount point, too.
+        """
+        declared = [entry for entry in entries.values() if _is_declared(entry)]
+        if self._held_declared and not declared and self._identity != self._accepted:
+            self._snapshot = None
+            raise BackendError(
+                f"{self.directory}: is another directory than before, in which nobody declares"
+                " anything: is it mounted?"
+            )
+        if not self._held_declared or any(entry.doubt is None for entry in declared):
+            self._accepted = self._identity
+        self._held_declared = bool(declared)
+
+    def check_accepted(self) -> None:
+        """Raise ``BackendError`` while it is not clear whether the directory, seen in another's
+        place, is to be taken at its word: nothing may be written to it meanwhile.
+        """
+        if self._identity != self._accepted:
+            raise BackendError(f"{self.directory}: is another directory than before")
 
     def has_moved(self) -> bool:
         """Whether the directory is another one than at the last look, or gone, or back."""
@@ -188,6 +215,11 @@ class Tree:
         there = {(one.kind, one.name) for one in found}
         found += (one for one in doubtful if (one.kind, one.name) not in there)
         return join_objects(found, problems)
+
+
+def _is_declared(entry: Entry) -> bool:
+    """Whether a person wrote any of it."""
+    return any(one.kind != "NodeReport" for one in entry.content.found)
 
 
 def _doubt(old: Entry, now: float, grace_seconds: float) -> Entry | None:
