@@ -26,7 +26,8 @@ def hold_lock(directory: Path, interface: str) -> Iterator[None]:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
+        hint = "; kg works as root" if os.geteuid() else ""
+        raise ConfigError(f"{path}: {error.strerror}{hint}") from error
     with os.fdopen(descriptor, "r+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

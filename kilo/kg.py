@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,24 +127,28 @@ async def uninstall(config: AgentConfig) -> int:
     """Undo everything that any agent of this host has done to its network; keep the key."""
     with hold_lock(STATE, config.interface):
         # Any key will do, for none is set: a host can be cleaned though its own key is broken.
-        async with open_site(config, lambda _: generate_private_key()) as site:
-            changes = diff(await site.dataplane.read(), DataplaneState())
+        async with open_dataplane(config, generate_private_key()) as dataplane:
+            changes = diff(await dataplane.read(), DataplaneState())
             print(changes or "nothing to remove")
             if config.dry_run:
                 return 0
-            await site.dataplane.apply(changes)
-            SnapshotFile(SNAPSHOT).remove()
-            await withdraw(site.backend, config.name)
+            try:
+                await dataplane.apply(changes)
+            finally:
+                SnapshotFile(SNAPSHOT).remove()
+                await withdraw(config)
     return 0
 
 
-async def withdraw(backend: Backend, name: str) -> None:
-    """Take the node's report back; a store that is away does not keep the host from being clean."""
+async def withdraw(config: AgentConfig) -> None:
+    """Take the node's report back; a store that is away, or that this release does not know, does
+    not keep the host from being clean.
+    """
     try:
-        async with asyncio.timeout(CLOSE_SECONDS):
-            await backend.withdraw(name)
+        async with asyncio.timeout(CLOSE_SECONDS), open_store(config) as backend:
+            await backend.withdraw(config.name)
     except (KiloError, TimeoutError) as error:
-        print(f"kg: report of {name} not withdrawn: {error}", file=sys.stderr)
+        print(f"kg: report of {config.name} not withdrawn: {error}", file=sys.stderr)
 
 
 def find_key(path: Path) -> PrivateKey:
@@ -172,16 +176,9 @@ async def open_site(
 
     The store comes first: who asks for one that there is not should not be left with a key.
     """
-    async with AsyncExitStack() as stack:
-        backend = await open_backend(config.backend)
-        stack.push_async_callback(backend.close)
+    async with open_store(config) as backend:
         key = load_key(KEY)
         register_secret(key)
-        wireguard = WireGuard(config.interface, key, create=config.create_interface)
-        dataplane = LinuxDataplane(
-            config.interface, wireguard=wireguard, firewall=NFTables(), hostname=config.name
-        )
-        stack.push_async_callback(dataplane.close)
         agent = Agent(
             name=config.name,
             public_key=public_key(key),
@@ -189,7 +186,33 @@ async def open_site(
             policy=config.policy,
             flags=config.settings,
         )
-        yield Site(agent=agent, backend=backend, dataplane=dataplane)
+        async with open_dataplane(config, key) as dataplane:
+            yield Site(agent=agent, backend=backend, dataplane=dataplane)
+
+
+@asynccontextmanager
+async def open_store(config: AgentConfig) -> AsyncIterator[Backend]:
+    """The backend that was chosen."""
+    backend = await open_backend(config.backend)
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
+@asynccontextmanager
+async def open_dataplane(config: AgentConfig, key: PrivateKey) -> AsyncIterator[Dataplane]:
+    """The kernel of the host."""
+    dataplane = LinuxDataplane(
+        config.interface,
+        wireguard=WireGuard(config.interface, key, create=config.create_interface),
+        firewall=NFTables(),
+        hostname=config.name,
+    )
+    try:
+        yield dataplane
+    finally:
+        await dataplane.close()
 
 
 if __name__ == "__main__":

@@ -218,6 +218,7 @@ class Drift:
         self._reported_at = -GAP_SECONDS
         self._sockets: list[socket.socket] = []
         self._closed = False
+        self._failure: DataplaneError | None = None
         try:
             self._subscribe_and_learn()
         except DataplaneError:
@@ -240,6 +241,8 @@ class Drift:
     async def __anext__(self) -> None:
         poll_at = self._loop.time() + self._device.interval_seconds
         while not self._closed:
+            if self._failure is not None:
+                raise self._failure
             if self._touched.is_set():
                 await asyncio.sleep(self._reported_at + GAP_SECONDS - self._loop.time())
                 self._touched.clear()
@@ -298,6 +301,7 @@ class Drift:
                 self.touch()
                 if error.errno != errno.ENOBUFS:
                     self._loop.remove_reader(sock)
+                    self._failure = DataplaneError(f"netlink notifications: {error.strerror}")
                 return
             if _concerns_us(datagram, judge):
                 self.touch()

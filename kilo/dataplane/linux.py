@@ -16,7 +16,7 @@ from kilo.dataplane import netlink
 from kilo.dataplane.base import find_refused
 from kilo.dataplane.drift import DeviceWatch, Drift, Relevance
 from kilo.dataplane.hostfacts import HostnameLookup, read_facts
-from kilo.dataplane.nftables import TABLE
+from kilo.dataplane.nftables import TABLE, MissingToolError
 from kilo.dataplane.nlsocket import run_with_socket
 from kilo.dataplane.routes import RouteKey, apply_routes, read_routes
 from kilo.errors import DataplaneError
@@ -113,7 +113,8 @@ class LinuxDataplane:
         routes = await run_with_socket(read_routes)
         self._routes = frozenset((route.table, route.destination) for route in routes)
         return DataplaneState(
-            links=frozenset() if link is None else frozenset({link}),
+            # What bears our link's name and is no WireGuard device is somebody else's.
+            links=frozenset() if link is None or device is None else frozenset({link}),
             devices=frozenset() if device is None else frozenset({device}),
             peers=peers,
             addresses=await netlink.read_addresses(self.interface),
@@ -164,7 +165,7 @@ class LinuxDataplane:
     async def _read_firewall(self) -> Firewall | None:
         try:
             return await self._firewall.read()
-        except DataplaneError:
+        except MissingToolError:
             # Without nft there is no table of ours, and the rest of the mesh can do without. Not
             # swallowed: the step that wants a firewall meets the same error and names it.
             return None

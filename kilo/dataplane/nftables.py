@@ -292,6 +292,10 @@ def _parse_element(element: object) -> IPNetwork:
 # The process
 
 
+class MissingToolError(DataplaneError):
+    """There is no ``nft``, and so no table of ours either."""
+
+
 class NFTables:
     """Reads and writes our table by way of the ``nft`` program."""
 
@@ -353,7 +357,7 @@ async def _run(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
             env={**os.environ, "LC_ALL": "C"},
         )
     except FileNotFoundError as error:
-        raise DataplaneError("nft: not installed (Debian: nftables)") from error
+        raise MissingToolError("nft: not installed (Debian: nftables)") from error
     except OSError as error:
         raise DataplaneError(f"nft: cannot be started: {error.strerror}") from error
     try:

@@ -137,11 +137,18 @@ class _View:
         return find_family(self.node.internal_ips, version)
 
     def find_source(self, version: int) -> IPAddress | None:
-        """The address the others accept from this node, if the host bears it."""
+        """An address of the host that the others accept from this node.
+
+        Its internal one; failing that one of its own pods' subnet, for a node without would use
+        its WireGuard address, which moves whenever the segments are numbered anew.
+        """
         internal = self.find_internal(version)
-        if internal is None or host_network(internal.ip) not in self.segment.allowed_ips:
-            return None
-        return internal.ip if find_link(self.host, internal.ip) else None
+        owned = set(self.segment.allowed_ips)
+        candidates = [internal.ip] if internal and host_network(internal.ip) in owned else []
+        subnets = owned.intersection(self.node.pod_subnets)
+        borne = [address.interface.ip for address in self.host.addresses]
+        candidates += [ip for ip in borne if any(ip in subnet for subnet in subnets)]
+        return next((ip for ip in candidates if ip.version == version and ip in borne), None)
 
     # The WireGuard device.
 

@@ -119,3 +119,17 @@ async def test_a_table_of_our_name_with_other_rules_differs_from_any_desired(
 
     assert isinstance((await host.dataplane.read()).firewall, Firewall)
     assert await host.dataplane.read() == desired
+
+
+async def test_a_foreign_link_of_our_name_is_not_ours_and_stays_as_it_is(
+    host: LinuxHost, netns: Namespace
+) -> None:
+    netns.ip("link", "add", host.interface, "type", "bridge")
+    netns.ip("link", "set", host.interface, "mtu", "1400", "up")
+    assert (await host.dataplane.read()).links == frozenset()
+    desired = make_state(host)
+
+    failures = await expect_failures(host, *diff(DataplaneState(), desired))
+
+    assert any(line.startswith(f"+ link {host.interface}") for line in failures)
+    assert "mtu 1400" in netns.ip("link", "show", host.interface)

@@ -257,3 +257,17 @@ def test_a_pod_subnet_claimed_twice_with_cross_stays_with_its_owner() -> None:
 def test_no_route_leads_a_peers_endpoint_into_its_own_tunnel() -> None:
     peer = make_peer("p", "10.5.0.0/24 203.0.113.9/32", endpoint="203.0.113.9:7")
     assert say(render_node("a", EAST[:1], [peer]).routes) == ["route 10.5.0.0/24 dev kilo0"]
+
+
+def test_a_node_without_internal_ip_speaks_with_an_address_of_its_own_pods() -> None:
+    """Its WireGuard address moves when the segments are numbered anew, this one does not."""
+    alone = make_node("a", pods="10.2.1.0/24 fd00:2:1::/64")
+    other = make_node(
+        "b", location="west", internal="192.168.2.1/24", pods="10.2.2.0/24 fd00:2:2::/64"
+    )
+    host = make_facts(eth0="198.51.100.1/24", pods="10.2.1.1/24 fd00:2:1::1/64")
+    assert say(render_node("a", [alone, other], host=host).routes) == [
+        "route 10.2.2.0/24 via 10.4.0.1 dev kilo0 src 10.2.1.1 onlink",
+        "route 192.168.2.1/32 via 10.4.0.1 dev kilo0 src 10.2.1.1 onlink",
+        "route fd00:2:2::/64 dev kilo0 src fd00:2:1::1",
+    ]
