@@ -225,6 +225,7 @@ class Engine:
 
     async def _make_pass(self, snapshot: Snapshot, changed_at: float | None) -> None:
         self._status.reconciles.inc()
+        self._notices.tell("problem", map(str, snapshot.problems))
         plan = await self._make_plan(snapshot)
         self._adopt(plan, snapshot)
         for change in plan.changes:
@@ -260,7 +261,6 @@ class Engine:
         self._heard.note_readiness()
         self._resync_seconds = plan.settings.resync_period_seconds
         self._resolver.want(find_endpoint_names(plan.topology))
-        self._notices.tell("problem", map(str, snapshot.problems))
         self._notices.tell("refusal", map(str, plan.topology.refusals))
         self._notices.tell("warning", plan.warnings)
         self._show(plan, snapshot)

@@ -6,9 +6,10 @@ A guest follows the mesh only when told to (``follow``); nothing runs for it in 
 from __future__ import annotations
 
 from kilo.lab.host import Host
+from kilo.mesh.addressing import host_network
 from kilo.mesh.model import IPNetwork, Peer
 from kilo.mesh.topology import Topology
-from kilo.mesh.wgconf import parse_conf, render_peer_conf
+from kilo.mesh.wgconf import Conf, parse_conf, render_peer_conf
 
 INTERFACE = "wg0"
 MTU_BYTES = 1420
@@ -32,7 +33,7 @@ def follow(host: Host, topology: Topology) -> None:
     conf = render_peer_conf(topology, peer.name)
     if conf != host.applied_conf:
         _configure(host, peer, conf)
-        _route(host, {network for one in parse_conf(conf).peers for network in one.allowed_ips})
+        _route(host, _list_destinations(parse_conf(conf)))
         host.applied_conf = conf
 
 
@@ -56,6 +57,13 @@ def _configure(host: Host, peer: Peer, conf: str) -> None:
     own.append(f"ListenPort = {peer.endpoint.port if peer.endpoint else LISTEN_PORT}")
     text = conf.replace("[Interface]", "\n".join(["[Interface]", *own]), 1)
     host.run(["wg", "syncconf", INTERFACE, "/dev/stdin"], text=text)
+
+
+def _list_destinations(conf: Conf) -> set[IPNetwork]:
+    """What is reached through the mesh; not the endpoints, which carry it."""
+    endpoints = {peer.endpoint.ip for peer in conf.peers if peer.endpoint is not None}
+    carriers = {host_network(address) for address in endpoints if address is not None}
+    return {network for peer in conf.peers for network in peer.allowed_ips} - carriers
 
 
 def _route(host: Host, networks: set[IPNetwork]) -> None:

@@ -29,6 +29,7 @@ from kilo.mesh.readiness import Heartbeat, find_ready_nodes
 from kilo.mesh.render import Observations, RenderOptions, render
 from kilo.mesh.roaming import (
     Observed,
+    distrust_loops,
     find_discovered_endpoints,
     find_live_endpoints,
     find_lost_endpoints,
@@ -90,7 +91,8 @@ def make_plan(agent: Agent, knowledge: Knowledge, actual: DataplaneState) -> Pla
     _check_own_node(snapshot, agent)
     nodes = find_ready_nodes(snapshot, knowledge.heartbeats, now=knowledge.now, local=agent.name)
     topology = build_topology(nodes, snapshot.peers, settings)
-    live = find_live_endpoints(knowledge.observed)
+    observed = distrust_loops(knowledge.observed, topology.peers)
+    live = find_live_endpoints(observed)
     rendered = render(
         topology,
         name=agent.name,
@@ -98,14 +100,14 @@ def make_plan(agent: Agent, knowledge: Knowledge, actual: DataplaneState) -> Pla
         options=agent.options,
         observations=Observations(
             endpoints=live,
-            lost_endpoints=find_lost_endpoints(knowledge.observed),
+            lost_endpoints=find_lost_endpoints(observed),
             resolved=knowledge.resolved,
         ),
     )
     peers = settle(
         rendered.peers,
         actual.peers,
-        observed=knowledge.observed,
+        observed=observed,
         configured=knowledge.configured,
     )
     desired = replace(rendered, peers=peers)

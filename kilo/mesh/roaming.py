@@ -72,7 +72,10 @@ def _keeps_live_endpoint(
     """Keep it, unless it is new configuration that differs, or the device does not answer there."""
     if peer.endpoint is None:
         return True
-    if present.endpoint is None or (configured is not None and configured != peer.endpoint):
+    stats = observed.stats.get(peer.public_key)
+    is_distrusted = stats is not None and stats.endpoint is None
+    is_new = configured is not None and configured != peer.endpoint
+    if present.endpoint is None or is_distrusted or is_new:
         return False
     return not _is_unanswered(peer.public_key, observed)
 
@@ -89,6 +92,30 @@ def _is_unanswered(key: PublicKey, observed: Observed) -> bool:
         return False
     sent = stats.sent_bytes > earlier.sent_bytes
     return sent and stats.received_bytes == earlier.received_bytes
+
+
+def distrust_loops(observed: Observed, peers: Iterable[Peer]) -> Observed:
+    """Without the live endpoints that lie inside the very tunnel they would be the end of.
+
+    A peer that routes a node's address into the mesh, and then sends its own WireGuard packets
+    there, is seen at an address of its own overlay. Answers to that would go round in circles.
+    """
+    claims = {peer.public_key: peer for peer in peers}
+    stats = {
+        key: replace(stat, endpoint=None)
+        if key in claims and _is_inside(stat.endpoint, claims[key])
+        else stat
+        for key, stat in observed.stats.items()
+    }
+    return replace(observed, stats=stats)
+
+
+def _is_inside(endpoint: Endpoint | None, peer: Peer) -> bool:
+    """A peer may well be declared to be found at an address that it is allowed to use."""
+    address = endpoint.ip if endpoint is not None else None
+    if address is None or endpoint == peer.endpoint:
+        return False
+    return any(address in network for network in peer.allowed_ips)
 
 
 def find_live_endpoints(observed: Observed) -> dict[PublicKey, Endpoint]:

@@ -11,6 +11,7 @@ from kilo.mesh.model import Endpoint
 from kilo.mesh.roaming import (
     SESSION_SECONDS,
     Observed,
+    distrust_loops,
     find_discovered_endpoints,
     find_live_endpoints,
     find_lost_endpoints,
@@ -213,3 +214,20 @@ def test_the_others_are_told_where_the_devices_behind_nat_are_and_no_more() -> N
     found = find_discovered_endpoints(live, nodes, peers)
     assert found == tuple(sorted((make_key(name), LIVE) for name in ("hidden", "laptop")))
     assert find_discovered_endpoints({}, nodes, peers) == ()
+
+
+def test_a_live_endpoint_inside_the_device_s_own_allowed_ips_is_not_believed() -> None:
+    """Seen in the lab: a laptop sent its WireGuard packets through its own tunnel."""
+    laptop = make_peer("laptop", "10.5.0.1/32", keepalive=5)
+    inside = Endpoint.parse("10.5.0.1:51820")
+    stats = {laptop.public_key: replace(_stats(10), endpoint=inside)}
+    observed = distrust_loops(Observed(now=NOW, stats=stats), [laptop])
+    assert find_live_endpoints(observed) == {}
+    wanted = replace(PEER, public_key=laptop.public_key, endpoint=LIVE)
+    there = replace(wanted, endpoint=inside)
+    settled = settle([wanted], [there], observed=observed, configured={laptop.public_key: LIVE})
+    assert settled == {wanted}
+
+    declared = replace(laptop, endpoint=inside)
+    trusted = distrust_loops(Observed(now=NOW, stats=stats), [declared])
+    assert find_live_endpoints(trusted) == {laptop.public_key: inside}
