@@ -16,12 +16,12 @@ from kilo.lab.lab import Lab
 LAB = """
 networks:
   internet: {public: true, subnets: [198.51.100.0/24, "2001:db8::/64"]}
-  east: {subnets: [192.168.1.0/24, "fd00:1::/64"], nat: {behind: internet, address: 198.51.100.8}}
+  east: {subnets: [192.168.1.0/24, "fd00:1::/64"]}
   west: {subnets: [192.168.2.0/24, "fd00:2::/64"]}
   home: {subnets: [192.168.50.0/24], nat: {behind: internet, address: 198.51.100.9}}
 hosts:
   a1: {networks: {east: [192.168.1.11, "fd00:1::11"], internet: [198.51.100.11, "2001:db8::11"]}}
-  a2: {networks: {east: [192.168.1.12, "fd00:1::12"]}}
+  a2: {networks: {east: [192.168.1.12, "fd00:1::12"], internet: [198.51.100.12, "2001:db8::12"]}}
   b1: {networks: {west: [192.168.2.11, "fd00:2::11"], internet: [198.51.100.21, "2001:db8::21"]}}
   home: {networks: {home: 192.168.50.11}}
   newcomer: {agent: false, networks: {internet: [198.51.100.31, "2001:db8::31"]}}
@@ -43,10 +43,7 @@ spec: {location: east, podSubnets: [10.2.11.0/24, "fd00:a:0:11::/64"]}
 apiVersion: kilo.squat.ai/v1alpha1
 kind: Node
 metadata: {name: a2}
-spec:
-  location: east
-  persistentKeepalive: 5
-  podSubnets: [10.2.12.0/24, "fd00:a:0:12::/64"]
+spec: {location: east, podSubnets: [10.2.12.0/24, "fd00:a:0:12::/64"]}
 ---
 apiVersion: kilo.squat.ai/v1alpha1
 kind: Node

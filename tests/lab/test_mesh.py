@@ -497,7 +497,6 @@ def test_a_leader_that_dies_is_replaced_and_all_others_stay_reachable(mesh: Lab)
     assert is_ready(mesh.host("a1"))
     mesh.kill("a1")
     try:
-        # It is behind a NAT, so it cannot be reached before it has spoken.
         wait_until(lambda: mesh.host("a2").metrics()["kilo_leader"] == 1, "a2 leads", seconds=120)
     finally:
         mesh.start("a1")
