@@ -45,7 +45,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     directory = write_directory(tmp_path_factory.mktemp("mesh") / "lab", LAB, MESH)
     with Lab.up(directory, name=f"test-{os.getpid()}-mesh", agents=False) as lab:
         for name in AGENTS:
-            # Sessions that were renewed just before a test starts last longer than it.
             lab.host(name).start_agent("--clean-up=false", "--log-level=all")
         yield lab
 
