@@ -9,6 +9,8 @@ RUN_PACKAGES := python3-venv wireguard-go wireguard-tools nftables iproute2 iput
 	graphviz procps util-linux
 # The virtual machine in which the kernel's own WireGuard is tested where this kernel has none.
 TEST_PACKAGES := linux-image-amd64 qemu-system-x86 busybox-static kmod tcpdump
+# A real Kubernetes API server, which no package carries, is built by tools/kube-apiserver.
+TEST_PACKAGES += etcd-server etcd-client
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check fmt bench clean
@@ -28,6 +30,8 @@ demo: $(READY) ## Bring up three clouds on this machine, show the mesh, take it 
 
 test: $(READY) check ## Everything: checks, and every layer of tests
 	@tools/install-packages $(TEST_PACKAGES)
+	@command -v kubectl >/dev/null || tools/install-packages kubernetes-client
+	@tools/kube-apiserver >/dev/null
 	@$(BIN)/pytest
 
 check: $(READY) ## Format, lint, types, import contracts, dead code

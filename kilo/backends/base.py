@@ -7,6 +7,7 @@ from typing import Protocol
 
 from kilo.errors import BackendError
 from kilo.mesh.model import NodeReport, Peer, Snapshot
+from kilo.mesh.remarks import Remarks
 
 
 class Backend(Protocol):
@@ -34,7 +35,9 @@ class Backend(Protocol):
     async def publish(self, report: NodeReport) -> None:
         """Write what the local agent found out about its node, and stamp it as seen now.
 
-        Replaces the last report of that name; what an operator declared is never touched.
+        Replaces the last report of that name; what an operator declared is never touched. A store
+        whose machines are registered by somebody else (Kubernetes' kubelets) raises for a name
+        that is not registered.
         """
         ...
 
@@ -48,6 +51,14 @@ class Backend(Protocol):
 
     async def delete_peer(self, name: str) -> None:
         """Remove the peer; absent is not an error."""
+        ...
+
+    async def remark(self, remarks: Remarks) -> None:
+        """Show operators what agents find wrong with objects, and what becomes of peers.
+
+        These are all the remarks there are now; what was shown already is not shown again. A
+        store without a place for them does nothing.
+        """
         ...
 
     async def close(self) -> None:

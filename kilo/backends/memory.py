@@ -24,6 +24,7 @@ from kilo.backends.news import News
 from kilo.backends.objects import Found, join_objects
 from kilo.errors import BackendError
 from kilo.mesh.model import Node, NodeReport, NodeSpec, PartialSettings, Peer, Problem, Snapshot
+from kilo.mesh.remarks import Remarks
 
 
 class MemoryBackend:
@@ -41,6 +42,8 @@ class MemoryBackend:
         self._documents: dict[str, object] = {}
         self._topology_label = topology_label
         self._wall_clock = wall_clock
+        self.remarks = Remarks()
+        """The last that were given."""
         self._away = ""
         self._is_closed = False
         self._wakes: set[asyncio.Event] = set()
@@ -92,6 +95,11 @@ class MemoryBackend:
         """Forget the peer."""
         self._check_here()
         self._remove(f"Peer {name}")
+
+    async def remark(self, remarks: Remarks) -> None:
+        """Keep them, for tests to read."""
+        self._check_here()
+        self.remarks = remarks
 
     async def close(self) -> None:
         """End every watch."""

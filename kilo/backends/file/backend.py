@@ -23,6 +23,7 @@ from kilo.daemonthread import DaemonThread
 from kilo.errors import BackendError
 from kilo.log import get_logger
 from kilo.mesh.model import NodeReport, Peer, Snapshot
+from kilo.mesh.remarks import Remarks
 
 T = TypeVar("T")
 
@@ -128,6 +129,9 @@ class FileBackend:
             writing.delete_peer(self._tree, name)
 
         await self._in_thread(delete)
+
+    async def remark(self, remarks: Remarks) -> None:
+        """Nothing: a directory has no place for them; the agent's log has."""
 
     async def close(self) -> None:
         """End every watch; a call still blocked on the file system is left to itself."""
