@@ -148,7 +148,8 @@ async def withdraw(config: AgentConfig) -> None:
         async with asyncio.timeout(CLOSE_SECONDS), open_store(config) as backend:
             await backend.withdraw(config.name)
     except (KiloError, TimeoutError) as error:
-        print(f"kg: report of {config.name} not withdrawn: {error}", file=sys.stderr)
+        reason = str(error) or f"no answer in {CLOSE_SECONDS:.0f} s"
+        print(f"kg: report of {config.name} not withdrawn: {reason}", file=sys.stderr)
 
 
 def find_key(path: Path) -> PrivateKey:
@@ -185,6 +186,7 @@ async def open_site(
             options=config.options,
             policy=config.policy,
             flags=config.settings,
+            version=f"kg {__version__}",
         )
         async with open_dataplane(config, key) as dataplane:
             yield Site(agent=agent, backend=backend, dataplane=dataplane)

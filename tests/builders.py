@@ -54,6 +54,7 @@ def make_report(
         endpoint=Endpoint.parse(endpoint) if endpoint else None,
         internal_ips=interfaces(*internal_ips),
         granularity=granularity,
+        agent="kg",
     )
 
 

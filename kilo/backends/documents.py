@@ -90,6 +90,7 @@ REPORT_FIELDS = (
         default=(),
     ),
     Field(name="granularity", attribute="granularity", format=GRANULARITY, default=None),
+    Field(name="agent", attribute="agent", format=TEXT, default=""),
     Field(name="lastSeen", attribute="last_seen", format=UNIX_TIME, default=None),
 )
 PEER_FIELDS = (

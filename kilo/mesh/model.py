@@ -141,6 +141,9 @@ class NodeReport:
     discovered_endpoints: tuple[tuple[PublicKey, Endpoint], ...] = ()
     """Live endpoints of devices behind NAT, as this node's device sees them; sorted by key."""
     granularity: Granularity | None = None
+    agent: str = ""
+    """Name and version of the agent, ``kg 0.1.0``; Kilo's own do not say, and know no more than
+    spec section 4."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +181,11 @@ class Node:
     def pod_subnets(self) -> tuple[IPNetwork, ...]:
         """The CIDRs of the workloads on the node."""
         return self.spec.pod_subnets
+
+    @property
+    def has_foreign_agent(self) -> bool:
+        """Whether Kilo's own agent runs there, or another that does not say what it is."""
+        return self.report is not None and not self.report.agent
 
     @property
     def discovered_endpoints(self) -> tuple[tuple[PublicKey, Endpoint], ...]:

@@ -6,7 +6,7 @@ desired state -> settled with what the device knows better -> changes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -17,6 +17,7 @@ from kilo.mesh.keys import PublicKey
 from kilo.mesh.model import (
     Encapsulation,
     Endpoint,
+    Granularity,
     IPAddress,
     IPInterface,
     Node,
@@ -48,6 +49,8 @@ class Agent:
     options: RenderOptions = field(default_factory=RenderOptions)
     policy: AddressPolicy = field(default_factory=AddressPolicy)
     flags: PartialSettings = field(default_factory=PartialSettings)
+    version: str = "kg"
+    """Name and version of the program, for others to know what it can do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +93,7 @@ def make_plan(agent: Agent, knowledge: Knowledge, actual: DataplaneState) -> Pla
     snapshot = join_report(knowledge.snapshot, found)
     _check_own_node(snapshot, agent)
     nodes = find_ready_nodes(snapshot, knowledge.heartbeats, now=knowledge.now, local=agent.name)
+    _check_others(nodes, settings, agent)
     topology = build_topology(nodes, snapshot.peers, settings)
     observed = distrust_loops(knowledge.observed, topology.peers)
     live = find_live_endpoints(observed)
@@ -158,6 +162,7 @@ def find_own_report(agent: Agent, knowledge: Knowledge, settings: Settings) -> N
         public_key=agent.public_key,
         endpoint=Endpoint(host=str(address), port=settings.port) if address else None,
         internal_ips=find_internal_ips(knowledge.facts, agent.policy),
+        agent=agent.version,
     )
 
 
@@ -191,6 +196,22 @@ def _check_own_node(snapshot: Snapshot, agent: Agent) -> None:
         raise MeshError(
             f"Node {agent.name}: spec.publicKey {declared} is not this host's key,"
             f" which is {agent.public_key}: the network stays as it is"
+        )
+
+
+def _check_others(nodes: Sequence[Node], settings: Settings, agent: Agent) -> None:
+    """``MeshError`` where Kilo's own agents cannot come to the answer that we would."""
+    foreign = [node.name for node in nodes if node.has_foreign_agent]
+    if foreign and agent.name not in [node.name for node in nodes]:
+        raise MeshError(
+            f"Node {agent.name}: has no pod subnet, without which Kilo's own agents (Node"
+            f" {foreign[0]} runs one) leave it out: the network stays as it is"
+        )
+    others = [name for name in foreign if name != agent.name]
+    if others and settings.granularity is Granularity.CROSS:
+        raise MeshError(
+            f"Settings: granularity cross: the agent of Node {others[0]} is Kilo's own or too old"
+            " and does not know it: the network stays as it is"
         )
 
 

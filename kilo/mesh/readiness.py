@@ -48,15 +48,19 @@ def find_ready_nodes(
     """The nodes that have a key, an endpoint and a fresh heartbeat, in the snapshot's order.
 
     The local node is always live to itself; a node with a declared key that never reported
-    needs no heartbeat.
+    needs no heartbeat. Kilo's own agents leave out a node without a pod subnet; where there are
+    any, so do we, since all must come to the same answer.
     """
-    return tuple(
+    ready = tuple(
         node
         for node in snapshot.nodes
         if node.public_key is not None
         and node.endpoint is not None
         and (node.name == local or _is_live(node, heartbeats.get(node.name), now))
     )
+    if any(node.has_foreign_agent and node.name != local for node in ready):
+        return tuple(node for node in ready if node.pod_subnets)
+    return ready
 
 
 def _is_live(node: Node, heartbeat: Heartbeat | None, now: float) -> bool:

@@ -64,6 +64,7 @@ def make_node(
             endpoint=Endpoint.parse(endpoint) if endpoint else None,
             internal_ips=interfaces(internal),
             discovered_endpoints=tuple(sorted(seen)),
+            agent="kg",
         ),
     )
 

@@ -213,3 +213,26 @@ def test_a_leader_that_does_not_forward_what_is_behind_it_is_warned(
     plan = _plan(Snapshot(nodes=(make_node("a", internal=internal, pods=pods),)), facts=facts)
     assert len(plan.warnings) == len(warned)
     assert all(word in warning for word, warning in zip(warned, plan.warnings, strict=True))
+
+
+def test_cross_is_refused_where_an_agent_cannot_know_it() -> None:
+    assert OTHER.report is not None
+    with_pods = replace(OTHER.spec, pod_subnets=nets("10.2.2.0/24"))
+    kilos = replace(OTHER, spec=with_pods, report=replace(OTHER.report, agent=""))
+    own = replace(NODE, spec=replace(NODE.spec, pod_subnets=nets("10.2.1.0/24")))
+    cross = PartialSettings(granularity=Granularity.CROSS)
+    _plan(Snapshot(nodes=(own, OTHER), settings=cross))
+    with pytest.raises(MeshError, match="granularity cross: the agent of Node b is Kilo's own"):
+        _plan(Snapshot(nodes=(own, kilos), settings=cross))
+
+
+def test_a_host_without_pod_subnet_beside_kilos_own_agents_is_told_what_it_lacks() -> None:
+    assert OTHER.report is not None
+    with_pods = replace(OTHER.spec, pod_subnets=nets("10.2.2.0/24"))
+    kilos = replace(OTHER, spec=with_pods, report=replace(OTHER.report, agent=""))
+    with pytest.raises(MeshError, match="Node a: has no pod subnet, without which"):
+        _plan(Snapshot(nodes=(NODE, kilos)))
+
+
+def test_the_report_says_which_agent_wrote_it() -> None:
+    assert _plan(Snapshot(), agent=replace(AGENT, version="kg 9.9.9")).report.agent == "kg 9.9.9"

@@ -132,3 +132,16 @@ def test_at_its_expiry_a_node_is_out_whatever_floating_point_does(seen_at: float
     expiry = find_next_expiry(beats, now=seen_at)
     assert expiry is not None
     assert find_ready_nodes(Snapshot(nodes=(REPORTED,)), beats, now=expiry, local="me") == ()
+
+
+def test_beside_kilos_own_agents_a_node_without_pod_subnet_takes_no_part() -> None:
+    """They leave it out, and would number the segments otherwise than we do."""
+    ours, bare = make_node("a", pods="10.2.1.0/24"), make_node("b")
+    kilos = make_node("c", pods="10.2.3.0/24")
+    assert kilos.report is not None
+    kilos = replace(kilos, report=replace(kilos.report, agent=""))
+    beats = {name: Heartbeat(stamp=STAMP, seen_at=NOW) for name in "abc"}
+    together = Snapshot(nodes=(ours, bare, kilos))
+    assert find_ready_nodes(together, beats, now=NOW, local="b") == (ours, kilos)
+    alone = Snapshot(nodes=(ours, bare))
+    assert find_ready_nodes(alone, beats, now=NOW, local="a") == (ours, bare)
