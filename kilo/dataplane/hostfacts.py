@@ -31,6 +31,7 @@ from kilo.dataplane.routes import (
     RTM_GETROUTE,
     UNICAST,
 )
+from kilo.dataplane.tunnel import find_busy_tunnels
 from kilo.errors import DataplaneError
 from kilo.mesh.host import HostAddress, HostFacts
 from kilo.mesh.model import IPAddress, IPInterface
@@ -65,8 +66,10 @@ async def read_facts(hostname: HostnameLookup) -> HostFacts:
     def read(netlink: NetlinkSocket) -> HostFacts:
         links = read_links(netlink)
         names = {link.index: link.name for link in links}
+        addresses = tuple(_read_addresses(netlink, names))
         return HostFacts(
-            addresses=tuple(_read_addresses(netlink, names)),
+            addresses=addresses,
+            busy_tunnels=find_busy_tunnels(links, {address.link for address in addresses}),
             default_links=tuple(_read_default_links(netlink, names)),
             mtus=MappingProxyType({link.name: link.mtu for link in links}),
             kinds=MappingProxyType({link.name: link.kind for link in links}),

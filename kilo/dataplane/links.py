@@ -29,12 +29,14 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 LINK_HEADER = struct.Struct("=BxHiII")
 """``struct ifinfomsg``: family, hardware type, index, flags, mask of changed flags."""
 
-_IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_AF_SPEC, _IFLA_EXT_MASK = 3, 4, 18, 26, 29
+_IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO, _IFLA_IFALIAS, _IFLA_AF_SPEC = 3, 4, 18, 20, 26
+_IFLA_EXT_MASK = 29
 _IFLA_INFO_KIND = 1
 _IFLA_INET_CONF = 1
 _PROMOTE_SECONDARIES = 20  # IPV4_DEVCONF_PROMOTE_SECONDARIES of linux/ip.h
 _SKIP_STATISTICS = 8  # RTEXT_FILTER_SKIP_STATS: they are most of a link's listing
 _IFF_UP = 1
+_NO_HEADER = LINK_HEADER.pack(0, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,8 @@ class LinkEntry:
     mtu: int
     kind: str
     up: bool
+    alias: str
+    """A note that anybody may leave on a link: where the link cannot bear our name, our mark."""
 
 
 def read_links(netlink: NetlinkSocket) -> list[LinkEntry]:
@@ -91,11 +95,24 @@ def delete_link(netlink: NetlinkSocket, name: str) -> None:
             raise
 
 
+def set_link(netlink: NetlinkSocket, name: str, *, mtu: int, up: bool, alias: str) -> None:
+    """Give a link an MTU (bytes), a state and an alias, at once. Raises ``DataplaneError``."""
+    settings = pack_attribute(_IFLA_MTU, U32.pack(mtu)) + pack_text(_IFLA_IFALIAS, alias)
+    header = LINK_HEADER.pack(0, 0, 0, _IFF_UP if up else 0, _IFF_UP)
+    _ask_by_name(netlink, RTM_SETLINK, name, header=header, more=settings)
+
+
 def _ask_by_name(
-    netlink: NetlinkSocket, message_type: int, name: str, *, flags: int = 0, more: bytes = b""
+    netlink: NetlinkSocket,
+    message_type: int,
+    name: str,
+    *,
+    flags: int = 0,
+    header: bytes = _NO_HEADER,
+    more: bytes = b"",
 ) -> list[bytes]:
     """The answers to a request about the link of that name, which a refusal names."""
-    body = LINK_HEADER.pack(0, 0, 0, 0, 0) + pack_text(_IFLA_IFNAME, name) + more
+    body = header + pack_text(_IFLA_IFNAME, name) + more
     try:
         return netlink.ask(message_type, flags, body)
     except KernelRefusalError as error:
@@ -114,6 +131,7 @@ def decode_link(body: memoryview) -> LinkEntry:
         mtu=read_u32(attributes[_IFLA_MTU]) if _IFLA_MTU in attributes else 0,
         kind=read_name(info.get(_IFLA_INFO_KIND, memoryview(b""))),
         up=bool(flags & _IFF_UP),
+        alias=read_name(attributes.get(_IFLA_IFALIAS, memoryview(b""))),
     )
 
 

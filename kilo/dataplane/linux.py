@@ -16,9 +16,11 @@ from kilo.dataplane import netlink
 from kilo.dataplane.base import find_refused
 from kilo.dataplane.drift import DeviceWatch, Drift, Relevance
 from kilo.dataplane.hostfacts import HostnameLookup, read_facts
-from kilo.dataplane.nftables import TABLE, MissingToolError
+from kilo.dataplane.nftables import TABLE
 from kilo.dataplane.nlsocket import run_with_socket
 from kilo.dataplane.routes import RouteKey, apply_routes, read_routes
+from kilo.dataplane.tools import MissingToolError
+from kilo.dataplane.tunnel import put_tunnel, read_tunnel, remove_tunnel
 from kilo.errors import DataplaneError
 from kilo.mesh.diff import Change, Changes
 from kilo.mesh.host import HostFacts
@@ -29,6 +31,7 @@ from kilo.mesh.state import (
     Link,
     PeerStats,
     Route,
+    Tunnel,
     WireGuardDevice,
     WireGuardPeer,
 )
@@ -87,10 +90,12 @@ class LinuxDataplane:
         *,
         wireguard: DeviceDriver,
         firewall: FirewallDriver,
+        tunnel: str = "tunl0",
         hostname: str | None = None,
     ) -> None:
         """``hostname`` is what to look up for ``facts``; None: the host's own name."""
         self.interface = interface
+        self._tunnel = tunnel
         self._wireguard = wireguard
         self._firewall = firewall
         self._hostname = HostnameLookup(
@@ -110,11 +115,13 @@ class LinuxDataplane:
         await self._device.remember()
         link = await netlink.read_link(self.interface)
         device, peers = await self._wireguard.read()
+        tunnel = await read_tunnel(self._tunnel)
         routes = await run_with_socket(read_routes)
         self._routes = frozenset((route.table, route.destination) for route in routes)
         return DataplaneState(
             # What bears our link's name and is no WireGuard device is somebody else's.
             links=frozenset() if link is None or device is None else frozenset({link}),
+            tunnels=frozenset() if tunnel is None else frozenset({tunnel}),
             devices=frozenset() if device is None else frozenset({device}),
             peers=peers,
             addresses=await netlink.read_addresses(self.interface),
@@ -181,6 +188,8 @@ class LinuxDataplane:
                 return self._apply_link
             case Firewall():
                 return self._apply_firewall
+            case Tunnel():
+                return _apply_tunnels
             case _:
                 return _apply_singly
 
@@ -219,6 +228,18 @@ async def _apply_routes(steps: Sequence[Change]) -> list[DataplaneError]:
         return await run_with_socket(partial(apply_routes, steps=steps))
     except DataplaneError as error:
         return [_name(step, error) for step in steps]
+
+
+async def _apply_tunnels(steps: Sequence[Change]) -> list[DataplaneError]:
+    return [error for step in steps for error in await _try(step, _change_tunnel)]
+
+
+async def _change_tunnel(step: Change) -> None:
+    match step.old, step.new:
+        case _, Tunnel() as tunnel:
+            await put_tunnel(tunnel)
+        case Tunnel() as tunnel, None:
+            await remove_tunnel(tunnel)
 
 
 async def _apply_singly(steps: Sequence[Change]) -> list[DataplaneError]:

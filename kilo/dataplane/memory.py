@@ -14,7 +14,7 @@ from types import MappingProxyType
 from kilo.dataplane.simulation import OURS, SimulatedKernel
 from kilo.errors import DataplaneError
 from kilo.mesh.diff import Change, Changes
-from kilo.mesh.host import HostAddress, HostFacts
+from kilo.mesh.host import HostFacts
 from kilo.mesh.keys import PublicKey
 from kilo.mesh.state import DataplaneState, PeerStats, Resource, Route, Rule
 
@@ -71,18 +71,14 @@ class MemoryDataplane:
 
     async def facts(self) -> HostFacts:
         """See ``Dataplane.facts``."""
-        link = self._kernel.link
-        if link is None:
-            return self._facts
-        own = tuple(
-            HostAddress(link=link.name, interface=interface)
-            for interface in sorted(self._kernel.addresses, key=str)
-        )
+        mtus, kinds = dict(self._facts.mtus), dict(self._facts.kinds)
+        for link, kind in self._kernel.list_own_links():
+            mtus[link.name], kinds[link.name] = link.mtu, kind
         return replace(
             self._facts,
-            addresses=self._facts.addresses + own,
-            mtus=MappingProxyType({**self._facts.mtus, link.name: link.mtu}),
-            kinds=MappingProxyType({**self._facts.kinds, link.name: "wireguard"}),
+            addresses=self._facts.addresses + tuple(self._kernel.list_own_addresses()),
+            mtus=MappingProxyType(mtus),
+            kinds=MappingProxyType(kinds),
         )
 
     async def read(self) -> DataplaneState:

@@ -14,25 +14,21 @@ asks them all); hosts whose FORWARD chain drops need the iptables driver.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from ipaddress import ip_network
 from itertools import product
 from typing import Any
 
+from kilo.dataplane.tools import Tool, first_line, run_tool
 from kilo.errors import DataplaneError
 from kilo.mesh.diff import Change
 from kilo.mesh.model import IPNetwork
 from kilo.mesh.state import Firewall, sort_networks
 
 TABLE = "kilo"
-
-NFT_TIMEOUT_SECONDS = 30.0
-"""5,000 networks take a fraction of a second; this is for a host that hardly breathes."""
+NFT = Tool(program="nft", package="nftables")
 
 FEW_REMOVALS = 16
 """More networks to remove from a set than this, and filling it anew is faster: nft 1.0.6 needs
@@ -101,7 +97,16 @@ class Shape:
     """Name and type of each."""
 
 
-CHAINS = (Chain("postrouting", "nat", 100), Chain("forward", "filter", 0))
+CHAINS = (
+    Chain("postrouting", "nat", 100),
+    Chain("forward", "filter", 0),
+    Chain("input", "filter", 0),
+)
+
+GUARDED = ("guarded", "inet_proto")
+"""The set of protocols that only ``tunnel_sources`` may send us: IPIP, or none."""
+IPIP = 4
+"""IANA's protocol number; nft lists it by whatever name /etc/protocols has for it."""
 
 _WORDS = {4: ("ip", "ipv4_addr"), 6: ("ip6", "ipv6_addr")}
 """For each family how rules call its header, and the type of its addresses."""
@@ -135,6 +140,8 @@ RULES = (
     ),
     *_both("forward", "saddr", "forward", "accept", "from the mesh"),
     *_both("forward", "daddr", "forward", "accept", "to the mesh"),
+    Rule("input", "ip saddr", "@tunnel_sources4", "return", "Kilo: IPIP from this location"),
+    Rule("input", "ip protocol", "@guarded", "drop", "Kilo: IPIP from elsewhere"),
 )
 
 SHAPE = Shape(
@@ -144,7 +151,8 @@ SHAPE = Shape(
         (f"{role}{family}", kind)
         for role in ("local", *ROLES)
         for family, (_, kind) in _WORDS.items()
-    ),
+    )
+    | {GUARDED},
 )
 
 
@@ -154,16 +162,18 @@ SHAPE = Shape(
 def write_table(firewall: Firewall) -> str:
     """The script that puts the whole table in place of whatever bears its name."""
     lines = [*_removal(), f"add table inet {TABLE}"]
-    lines += [
-        f"add set inet {TABLE} {name} {{ type {kind}; flags interval; }}"
-        for name, kind in sorted(SHAPE.sets)
-    ]
+    lines += [_declare_set(name, kind) for name, kind in sorted(SHAPE.sets)]
     lines += [f"add {chain}" for chain in CHAINS]
     lines += [f"add {rule}" for rule in RULES]
     for family in _WORDS:
         local = (network for network in LOCAL if network.version == family)
         lines += _change_elements("add", f"local{family}", local)
     return _script(lines) + write_difference(Firewall(), firewall)
+
+
+def _declare_set(name: str, kind: str) -> str:
+    flags = "" if (name, kind) == GUARDED else " flags interval;"
+    return f"add set inet {TABLE} {name} {{ type {kind};{flags} }}"
 
 
 def write_difference(old: Firewall, new: Firewall) -> str:
@@ -177,6 +187,9 @@ def write_difference(old: Firewall, new: Firewall) -> str:
         else:
             lines += _change_elements("delete", name, had - wanted)
             lines += _change_elements("add", name, wanted - had)
+    if bool(old.tunnel_sources) != bool(new.tunnel_sources):
+        verb = "add" if new.tunnel_sources else "delete"
+        lines.append(f"{verb} element inet {TABLE} {GUARDED[0]} {{ {IPIP} }}")
     return _script(lines)
 
 
@@ -211,12 +224,15 @@ def parse_listing(listing: Mapping[str, Any]) -> Firewall:
     try:
         objects = _group(listing["nftables"])
         found = _parse_shape(objects)
-        networks = {entry["name"]: _parse_elements(entry) for entry in objects["set"]}
+        sets = {entry["name"]: entry for entry in objects["set"]}
+        guarded = sets.pop(GUARDED[0]).get("elem", [])
+        networks = {name: _parse_elements(entry) for name, entry in sets.items()}
     except (_ForeignError, AttributeError, KeyError, TypeError, ValueError):
         return NOT_OURS
     if found != SHAPE or networks["local4"] | networks["local6"] != LOCAL:
         return NOT_OURS
-    return Firewall(**{role: networks[f"{role}4"] | networks[f"{role}6"] for role in ROLES})
+    firewall = Firewall(**{role: networks[f"{role}4"] | networks[f"{role}6"] for role in ROLES})
+    return firewall if len(guarded) == int(bool(firewall.tunnel_sources)) else NOT_OURS
 
 
 def _group(listing: list[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
@@ -246,10 +262,13 @@ def _parse_chain(entry: Mapping[str, Any]) -> Chain:
 
 
 def _parse_set(entry: Mapping[str, Any]) -> tuple[str, str]:
+    found = entry["name"], entry["type"]
+    if found == GUARDED and "flags" not in entry:
+        return found
     # One flag is a list of one up to nft 1.1.0, a plain string after it.
     if entry["flags"] not in ("interval", ["interval"]) or "auto-merge" in entry:
         raise _ForeignError("a set of another kind")
-    return entry["name"], entry["type"]
+    return found
 
 
 def _parse_rule(entry: Mapping[str, Any]) -> Rule:
@@ -292,10 +311,6 @@ def _parse_element(element: object) -> IPNetwork:
 # The process
 
 
-class MissingToolError(DataplaneError):
-    """There is no ``nft``, and so no table of ours either."""
-
-
 class NFTables:
     """Reads and writes our table by way of the ``nft`` program."""
 
@@ -304,13 +319,13 @@ class NFTables:
 
         Raises ``DataplaneError`` if nft is missing or cannot tell.
         """
-        status, output, complaint = await _run("-j", "list", "table", "inet", TABLE)
+        status, output, complaint = await run_tool(NFT, "-j", "list", "table", "inet", TABLE)
         if status == 0:
             return _decode(output)
         # Newer ones append "; did you mean ...?" where another table's name is like ours.
         if complaint.startswith("Error: No such file or directory"):
             return None
-        raise DataplaneError(f"nft: list table inet {TABLE}: {_first_line(complaint)}")
+        raise DataplaneError(f"nft: list table inet {TABLE}: {first_line(complaint)}")
 
     async def apply(self, change: Change) -> None:
         """Make the table ``change.new``, in one transaction; raises ``DataplaneError``.
@@ -322,7 +337,7 @@ class NFTables:
             case _, None:
                 await _transact(_script(_removal()))
             case Firewall() as old, Firewall() as new if old != NOT_OURS:
-                status, _, _ = await _run("-f", "-", stdin=write_difference(old, new))
+                status, _, _ = await run_tool(NFT, "-f", "-", stdin=write_difference(old, new))
                 if status != 0:
                     await _transact(write_table(new))
             case _, Firewall() as new:
@@ -332,9 +347,9 @@ class NFTables:
 
 
 async def _transact(script: str) -> None:
-    status, _, complaint = await _run("-f", "-", stdin=script)
+    status, _, complaint = await run_tool(NFT, "-f", "-", stdin=script)
     if status != 0:
-        raise DataplaneError(f"nft: {_first_line(complaint)}")
+        raise DataplaneError(f"nft: {first_line(complaint)}")
 
 
 def _decode(output: str) -> Firewall:
@@ -343,40 +358,3 @@ def _decode(output: str) -> Firewall:
     except ValueError as error:
         raise DataplaneError(f"nft: list table inet {TABLE}: answered no JSON") from error
     return parse_listing(listing)
-
-
-async def _run(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
-    """Exit status, output and complaints of nft, in English so that they can be told apart."""
-    try:
-        process = await asyncio.create_subprocess_exec(
-            "nft",
-            *arguments,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "LC_ALL": "C"},
-        )
-    except FileNotFoundError as error:
-        raise MissingToolError("nft: not installed (Debian: nftables)") from error
-    except OSError as error:
-        raise DataplaneError(f"nft: cannot be started: {error.strerror}") from error
-    try:
-        async with asyncio.timeout(NFT_TIMEOUT_SECONDS):
-            output, complaint = await process.communicate(stdin.encode())
-    except TimeoutError as error:
-        raise DataplaneError(f"nft: no answer within {NFT_TIMEOUT_SECONDS:g} s") from error
-    finally:
-        await _end(process)
-    return process.returncode or 0, output.decode(), complaint.decode()
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Leave no nft behind when time is up or the agent stops; its transaction is undone."""
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-
-
-def _first_line(complaint: str) -> str:
-    return complaint.partition("\n")[0].removeprefix("Error: ") or "failed without a word"

@@ -24,6 +24,7 @@ from kilo.mesh.state import (
     Resource,
     Route,
     Rule,
+    Tunnel,
     WireGuardDevice,
     WireGuardPeer,
     sort_networks,
@@ -58,6 +59,7 @@ class SimulatedKernel:
         self.device = next(iter(state.devices), None)
         self.peers = {peer.public_key: peer for peer in state.peers}
         self.addresses = {address.interface for address in state.addresses}
+        self.tunnels = {tunnel.name: tunnel for tunnel in state.tunnels}
         self.firewall = state.firewall
         self.routes: dict[RouteKey, OwnedRoute] = {
             (route.table, route.destination): OwnedRoute(route=route, protocol=OURS)
@@ -78,6 +80,7 @@ class SimulatedKernel:
             addresses=frozenset(
                 Address(link=self.interface, interface=interface) for interface in self.addresses
             ),
+            tunnels=frozenset(self.tunnels.values()),
             firewall=self.firewall,
             routes=frozenset(
                 owned.route for owned in self.routes.values() if owned.protocol == OURS
@@ -96,16 +99,14 @@ class SimulatedKernel:
         match resource:
             case Link():
                 self._set_link(resource, is_new=step.old is None)
-            case WireGuardDevice():
-                self._need_interface(resource.link)
-                self.device = resource
+            case WireGuardDevice() | Address():
+                self._put_on_interface(resource)
             case WireGuardPeer():
                 self._put_peer(step, resource)
-            case Address():
-                self._need_interface(resource.link)
-                self.addresses.add(resource.interface)
             case Firewall():
                 self._put_firewall(resource)
+            case Tunnel():
+                self._put_tunnel(resource)
             case Route():
                 self._put_route(resource)
             case Rule():
@@ -113,8 +114,8 @@ class SimulatedKernel:
 
     def _remove(self, resource: Resource) -> None:
         match resource:
-            case Link():
-                self._remove_link()
+            case Link() | Tunnel():
+                self._remove_link(resource)
             case WireGuardDevice():
                 self._clear_device()
             case WireGuardPeer():
@@ -128,6 +129,13 @@ class SimulatedKernel:
             case Rule():
                 self.rules.discard(resource)
 
+    def _put_on_interface(self, resource: WireGuardDevice | Address) -> None:
+        self._need_interface(resource.link)
+        if isinstance(resource, WireGuardDevice):
+            self.device = resource
+        else:
+            self.addresses.add(resource.interface)
+
     def _set_link(self, link: Link, *, is_new: bool) -> None:
         if link.name != self.interface or (self.link is None and not is_new):
             raise refuse(errno.ENODEV)
@@ -140,11 +148,14 @@ class SimulatedKernel:
             self._drop_routes(link.name)
             self.addresses = {address for address in self.addresses if address.version == 4}
 
-    def _remove_link(self) -> None:
+    def _remove_link(self, resource: Link | Tunnel) -> None:
+        self._drop_routes(resource.name)
+        if isinstance(resource, Tunnel):
+            self.tunnels.pop(resource.name, None)
+            return
         self.link = self.device = None
         self.peers.clear()
         self.addresses.clear()
-        self._drop_routes(self.interface)
 
     def _drop_routes(self, link: str, version: int = 0) -> None:
         for key, owned in tuple(self.routes.items()):
@@ -191,6 +202,15 @@ class SimulatedKernel:
             elif owned.route.source == source:
                 self.routes[key] = replace(owned, route=replace(owned.route, source=None))
 
+    def _put_tunnel(self, tunnel: Tunnel) -> None:
+        if tunnel.name in self.other_links:
+            raise refuse(errno.EBUSY)
+        if not MINIMUM_MTU <= tunnel.mtu <= MAXIMUM_MTU:
+            raise refuse(errno.EINVAL)
+        self.tunnels[tunnel.name] = tunnel
+        if not tunnel.up:
+            self._drop_routes(tunnel.name)
+
     def _put_firewall(self, firewall: Firewall) -> None:
         if any(_have_overlap(networks) for networks in _list_sets(firewall)):
             raise refuse(errno.EEXIST)
@@ -225,9 +245,10 @@ class SimulatedKernel:
 
     def _check_route(self, route: Route) -> None:
         ours = self.link is not None and route.link == self.link.name
-        if not ours and route.link not in self.other_links:
+        tunnel = self.tunnels.get(route.link)
+        if not ours and tunnel is None and route.link not in self.other_links:
             raise refuse(errno.ENODEV)
-        if ours and self.link is not None and not self.link.up:
+        if (ours and self.link is not None and not self.link.up) or (tunnel and not tunnel.up):
             raise refuse(errno.ENETDOWN)
         if route.source is not None and not self._is_local(route.source):
             raise refuse(errno.EINVAL)
@@ -245,8 +266,22 @@ class SimulatedKernel:
 
     def _list_addresses(self) -> Iterator[HostAddress]:
         yield from self.other_addresses
-        for interface in self.addresses:
+        yield from self.list_own_addresses()
+
+    def list_own_links(self) -> Iterator[tuple[Link | Tunnel, str]]:
+        """The links that are ours, and the kernel's words for their kinds."""
+        if self.link is not None:
+            yield self.link, "wireguard"
+        for tunnel in self.tunnels.values():
+            yield tunnel, "ipip"
+
+    def list_own_addresses(self) -> Iterator[HostAddress]:
+        """The addresses of our links, sorted."""
+        for interface in sorted(self.addresses, key=str):
             yield HostAddress(link=self.interface, interface=interface)
+        for tunnel in self.tunnels.values():
+            for interface in sorted(tunnel.addresses, key=str):
+                yield HostAddress(link=tunnel.name, interface=interface)
 
     def _is_local(self, address: IPAddress) -> bool:
         return any(local.interface.ip == address for local in self._list_addresses())
@@ -277,6 +312,7 @@ def _list_sets(firewall: Firewall) -> tuple[frozenset[IPNetwork], ...]:
         firewall.masquerade_destinations,
         firewall.masquerade_sources,
         firewall.forward,
+        firewall.tunnel_sources,
     )
 
 

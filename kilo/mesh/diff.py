@@ -20,6 +20,7 @@ from kilo.mesh.state import (
     Resource,
     Route,
     Rule,
+    Tunnel,
     WireGuardDevice,
     WireGuardPeer,
 )
@@ -71,8 +72,9 @@ ORDER: tuple[type, ...] = (
     Link,
     WireGuardDevice,
     WireGuardPeer,
-    Address,
     Firewall,
+    Tunnel,  # after the firewall that lets nobody else's packets in by it
+    Address,
     Route,
     Rule,
 )

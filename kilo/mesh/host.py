@@ -36,6 +36,8 @@ class HostFacts:
     """Link name -> MTU in bytes."""
     kinds: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Link name -> the kernel's kind (``bridge``, ``wireguard``, ``tun``), "" for hardware."""
+    busy_tunnels: frozenset[str] = frozenset()
+    """IPIP links that are up or have addresses and do not bear our mark: somebody else's."""
     forwarding: frozenset[int] = frozenset()
     """The families, 4 and 6, whose packets the kernel forwards (``net.ipv4.ip_forward`` and
     ``net.ipv6.conf.all.forwarding``)."""
@@ -46,6 +48,8 @@ PRIVATE_NETWORKS = tuple(
 )
 WIREGUARD_OVERHEAD = 80
 """Bytes: an outer IPv6 header (40), UDP (8), WireGuard's header and tag (32)."""
+IPIP_OVERHEAD = 20
+"""Bytes: an outer IPv4 header."""
 DEFAULT_MTU = 1420
 """Bytes, where there is no default route: Ethernet's 1500 less the overhead."""
 CNI_BRIDGE = "kube-bridge"

@@ -141,6 +141,8 @@ class NodeReport:
     discovered_endpoints: tuple[tuple[PublicKey, Endpoint], ...] = ()
     """Live endpoints of devices behind NAT, as this node's device sees them; sorted by key."""
     granularity: Granularity | None = None
+    cni_compatibility_ip: IPInterface | None = None
+    """Where the network beside ours, Cilium, finds the node."""
     agent: str = ""
     """Name and version of the agent, ``kg 0.1.0``; Kilo's own do not say, and know no more than
     spec section 4."""

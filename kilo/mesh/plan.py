@@ -15,11 +15,11 @@ from kilo.mesh.diff import Changes, diff
 from kilo.mesh.host import AddressPolicy, HostFacts, find_endpoint_address, find_internal_ips
 from kilo.mesh.keys import PublicKey
 from kilo.mesh.model import (
-    Encapsulation,
     Endpoint,
     Granularity,
     IPAddress,
     IPInterface,
+    IPNetwork,
     Node,
     NodeReport,
     PartialSettings,
@@ -27,7 +27,7 @@ from kilo.mesh.model import (
     Snapshot,
 )
 from kilo.mesh.readiness import Heartbeat, find_ready_nodes
-from kilo.mesh.render import Observations, RenderOptions, render
+from kilo.mesh.render import render
 from kilo.mesh.roaming import (
     Observed,
     distrust_loops,
@@ -38,6 +38,7 @@ from kilo.mesh.roaming import (
 )
 from kilo.mesh.state import DataplaneState
 from kilo.mesh.topology import Segment, Topology, build_topology
+from kilo.mesh.view import Observations, RenderOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,8 @@ class Agent:
     options: RenderOptions = field(default_factory=RenderOptions)
     policy: AddressPolicy = field(default_factory=AddressPolicy)
     flags: PartialSettings = field(default_factory=PartialSettings)
+    defaults: Settings = field(default_factory=Settings)
+    """What holds where neither flags nor the store say otherwise."""
     version: str = "kg"
     """Name and version of the program, for others to know what it can do."""
 
@@ -71,6 +74,15 @@ class Knowledge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PodNetwork:
+    """What the programs that connect this host's pods are to know."""
+
+    subnets: tuple[IPNetwork, ...]
+    mtu: int
+    """Bytes: what fits every tunnel that a pod's packet may go through."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What a pass comes to."""
 
@@ -80,6 +92,8 @@ class Plan:
     configured: Mapping[PublicKey, Endpoint]
     desired: DataplaneState
     changes: Changes
+    pods: PodNetwork | None
+    """None where they are somebody else's, or there are none."""
     warnings: tuple[str, ...]
     """What an operator should look at though the pass can go on."""
 
@@ -127,23 +141,15 @@ def make_plan(agent: Agent, knowledge: Knowledge, actual: DataplaneState) -> Pla
         configured={p.public_key: p.endpoint for p in rendered.peers if p.endpoint is not None},
         desired=desired,
         changes=diff(actual, desired),
+        pods=_find_pod_network(find_node(snapshot, agent.name), agent, desired),
         warnings=tuple(_list_warnings(topology, agent, knowledge.facts)),
     )
 
 
 def complete_settings(snapshot: Snapshot, agent: Agent) -> Settings:
-    """A flag wins over the store's settings, those over the defaults.
-
-    ``MeshError`` for what this release cannot do yet; the network stays as it is then.
-    """
-    settings = replace(Settings(), **snapshot.settings)
-    settings = replace(settings, **agent.flags)
-    if settings.encapsulation is not Encapsulation.NEVER:
-        raise MeshError(
-            f"Settings: encapsulation {settings.encapsulation.value} comes with a later release;"
-            " never is what works: the network stays as it is"
-        )
-    return settings
+    """A flag wins over the store's settings, those over the defaults."""
+    settings = replace(agent.defaults, **snapshot.settings)
+    return replace(settings, **agent.flags)
 
 
 def find_own_report(agent: Agent, knowledge: Knowledge, settings: Settings) -> NodeReport:
@@ -224,6 +230,13 @@ def _find_own_segment(topology: Topology, agent: Agent) -> Segment | None:
 def _find_own_wireguard_ips(topology: Topology, agent: Agent) -> tuple[IPInterface, ...]:
     segment = _find_own_segment(topology, agent)
     return segment.wireguard_ips if segment else ()
+
+
+def _find_pod_network(node: Node, agent: Agent, desired: DataplaneState) -> PodNetwork | None:
+    if not agent.options.cni or not node.pod_subnets:
+        return None
+    mtus = [link.mtu for link in desired.links] + [tunnel.mtu for tunnel in desired.tunnels]
+    return PodNetwork(subnets=node.pod_subnets, mtu=min(mtus))
 
 
 def _list_warnings(topology: Topology, agent: Agent, facts: HostFacts) -> Iterator[str]:

@@ -6,16 +6,15 @@ here depends on what the kernel looks like now.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from ipaddress import collapse_addresses
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from ipaddress import collapse_addresses, ip_interface
 
 from kilo.errors import MeshError
 from kilo.mesh.addressing import host_network
-from kilo.mesh.host import HostFacts, find_link, find_wireguard_mtu
+from kilo.mesh.host import IPIP_OVERHEAD, HostFacts, find_link, find_wireguard_mtu
 from kilo.mesh.keys import PublicKey
-from kilo.mesh.model import Encapsulation, Endpoint, IPAddress, IPInterface, IPNetwork, Node, Peer
+from kilo.mesh.model import Endpoint, IPAddress, IPNetwork, Node, Peer
 from kilo.mesh.state import (
     ENCAPSULATION_TABLE,
     Address,
@@ -24,36 +23,12 @@ from kilo.mesh.state import (
     Link,
     Route,
     Rule,
+    Tunnel,
     WireGuardDevice,
     WireGuardPeer,
 )
 from kilo.mesh.topology import Segment, Topology, required_key
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RenderOptions:
-    """What the local agent was told about its own host; the flags of the same names."""
-
-    interface: str = "kilo0"
-    local: bool = True
-    cni: bool = False
-    forward_rules: bool = False
-    tunnel: str = "tunl0"
-    """The link that encapsulated packets leave by."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observations:
-    """What only this host knows: it may differ from node to node."""
-
-    endpoints: Mapping[PublicKey, Endpoint] = field(default_factory=lambda: MappingProxyType({}))
-    """Live endpoints of devices that have a session with ours."""
-    lost_endpoints: Mapping[PublicKey, Endpoint] = field(
-        default_factory=lambda: MappingProxyType({})
-    )
-    """Where devices were last seen whose session has run out."""
-    resolved: Mapping[str, IPAddress] = field(default_factory=lambda: MappingProxyType({}))
-    """DNS name -> the address in use; no entry while it has not been resolved."""
+from kilo.mesh.view import Observations, RenderOptions, View, find_family, find_sources
 
 
 def render(
@@ -72,27 +47,21 @@ def render(
     if segment is None:
         reasons = [str(r) for r in topology.refusals if r.claimant == f"Node {name}"]
         raise MeshError("; ".join(reasons) or f"node {name} takes no part in the mesh")
-    view = _View(
+    node = next(node for node in segment.nodes if node.name == name)
+    return _Rendering(
         topology=topology,
         segment=segment,
-        node=next(node for node in segment.nodes if node.name == name),
+        node=node,
         host=host,
         options=options,
         observations=observations,
-    )
-    return view.render()
+        sources=find_sources(segment, node, host),  # once, not for each of thousands of routes
+    ).render()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _View:
-    """The mesh as one node stands in it."""
-
-    topology: Topology
-    segment: Segment
-    node: Node
-    host: HostFacts
-    options: RenderOptions
-    observations: Observations
+class _Rendering(View):
+    """One node's state, part by part."""
 
     def render(self) -> DataplaneState:
         routes: dict[object, Route] = {}
@@ -100,6 +69,7 @@ class _View:
             routes.setdefault(route.key, route)
         return DataplaneState(
             links=frozenset({self.render_link()}),
+            tunnels=frozenset(self.list_tunnels()),
             devices=frozenset({self.render_device()}),
             peers=frozenset(self.list_peers()),
             addresses=frozenset(self.list_addresses()),
@@ -107,48 +77,6 @@ class _View:
             routes=frozenset(routes.values()),
             rules=frozenset(self.list_rules()),
         )
-
-    # What is asked of the view everywhere below.
-
-    @property
-    def leads(self) -> bool:
-        return self.segment.leader.name == self.node.name
-
-    @property
-    def tunnelled(self) -> Iterator[Segment]:
-        """The segments that are reached through a WireGuard tunnel."""
-        own = self.segment.neighbourhood
-        return (s for s in self.topology.segments if s.neighbourhood != own)
-
-    @property
-    def nearby(self) -> Iterator[Segment]:
-        """The segments of the node's own location, its own one included."""
-        own = self.segment.neighbourhood
-        return (s for s in self.topology.segments if s.neighbourhood == own)
-
-    @property
-    def neighbours(self) -> Iterator[Node]:
-        """The other nodes that are reached without a tunnel."""
-        for segment in self.nearby:
-            yield from (node for node in segment.nodes if node.name != self.node.name)
-
-    def find_internal(self, version: int) -> IPInterface | None:
-        """The node's internal address of a family."""
-        return find_family(self.node.internal_ips, version)
-
-    def find_source(self, version: int) -> IPAddress | None:
-        """An address of the host that the others accept from this node.
-
-        Its internal one; failing that one of its own pods' subnet, for a node without would use
-        its WireGuard address, which moves whenever the segments are numbered anew.
-        """
-        internal = self.find_internal(version)
-        owned = set(self.segment.allowed_ips)
-        candidates = [internal.ip] if internal and host_network(internal.ip) in owned else []
-        subnets = owned.intersection(self.node.pod_subnets)
-        borne = [address.interface.ip for address in self.host.addresses]
-        candidates += [ip for ip in borne if any(ip in subnet for subnet in subnets)]
-        return next((ip for ip in candidates if ip.version == version and ip in borne), None)
 
     # The WireGuard device.
 
@@ -168,6 +96,19 @@ class _View:
         if self.leads:
             for interface in self.segment.wireguard_ips:
                 yield Address(link=self.options.interface, interface=interface)
+
+    def list_tunnels(self) -> Iterator[Tunnel]:
+        """The IPIP link; its address is what the host's own packets bear."""
+        own = self.find_internal(4)
+        link = find_link(self.host, own.ip) if own else None
+        if not self.owns_tunnel or link is None:
+            return
+        subnet = next((net for net in self.node.pod_subnets if net.version == 4), None)
+        yield Tunnel(
+            name=self.options.tunnel,
+            mtu=self.host.mtus[link] - IPIP_OVERHEAD,
+            addresses=frozenset({ip_interface(subnet.network_address + 1)} if subnet else ()),
+        )
 
     def list_peers(self) -> Iterator[WireGuardPeer]:
         if not self.leads:
@@ -282,14 +223,15 @@ class _View:
         """To the neighbours' pods; with ``cross`` also to their WireGuard addresses."""
         for segment in self.nearby:
             yield from self.list_neighbour_routes(segment)
-        for address in self.list_encapsulated():
-            yield Route(
-                destination=host_network(address),
-                link=self.options.tunnel,
-                gateway=address,
-                onlink=True,
-                table=ENCAPSULATION_TABLE,
-            )
+        if self.tunnel:
+            for address in self.list_encapsulated():
+                yield Route(
+                    destination=host_network(address),
+                    link=self.tunnel,
+                    gateway=address,
+                    onlink=True,
+                    table=ENCAPSULATION_TABLE,
+                )
 
     def list_neighbour_routes(self, segment: Segment) -> Iterator[Route]:
         for network, node in segment.pod_owners.items():
@@ -304,31 +246,15 @@ class _View:
         and not by mistake the same one, which no kernel takes for a gateway.
         """
         own = self.find_internal(network.version)
-        gateway = find_family(node.internal_ips, network.version)
-        if own is None or gateway is None or own.ip == gateway.ip:
+        internal = find_family(node.internal_ips, network.version)
+        if own is None or internal is None or own.ip == internal.ip:
             return
-        link = (
-            self.options.tunnel
-            if self.encapsulates(own, gateway.ip)
-            else find_link(self.host, own.ip)
-        )
-        if link:
-            yield Route(destination=network, link=link, gateway=gateway.ip, onlink=True)
-
-    def encapsulates(self, own: IPInterface, gateway: IPAddress) -> bool:
-        """Whether packets to a node of the location travel in IPIP, which carries IPv4 only."""
-        strategy = self.topology.settings.encapsulation
-        if own.version != 4 or strategy is Encapsulation.NEVER:
-            return False
-        return strategy is Encapsulation.ALWAYS or gateway not in own.network
-
-    def list_encapsulated(self) -> Iterator[IPAddress]:
-        """The internal addresses of the neighbours that are reached through the tunnel."""
-        own = self.find_internal(4)
-        for node in self.neighbours:
-            gateway = find_family(node.internal_ips, 4)
-            if own and gateway and own.ip != gateway.ip and self.encapsulates(own, gateway.ip):
-                yield gateway.ip
+        link = find_link(self.host, own.ip)
+        gateway: IPAddress | None = internal.ip
+        if self.encapsulates(own, internal.ip):
+            link, gateway = self.tunnel, self.find_tunnel_gateway(node, internal.ip)
+        if link and gateway:
+            yield Route(destination=network, link=link, gateway=gateway, onlink=True)
 
     def list_rules(self) -> Iterator[Rule]:
         if not self.options.local:
@@ -354,9 +280,10 @@ class _View:
             ),
             masquerade_sources=collapse(sources),
             forward=collapse(self.list_forwarded() if self.options.forward_rules else ()),
+            tunnel_sources=collapse(self.list_tunnel_sources()),
         )
-        active = firewall.masquerade_destinations or firewall.masquerade_sources or firewall.forward
-        return firewall if active else None
+        # Without the others ``known`` is about nothing.
+        return firewall if replace(firewall, known=frozenset()) != Firewall() else None
 
     def list_known(self) -> Iterator[IPNetwork]:
         """The mesh's addresses, but for the own location's allowed location IPs, which are
@@ -370,6 +297,15 @@ class _View:
             yield from peer.allowed_ips
         yield from self.topology.settings.service_cidrs
 
+    def list_tunnel_sources(self) -> Iterator[IPNetwork]:
+        """Who may send us IPIP packets: the nodes of the location. Others' tunnel is theirs."""
+        if self.owns_tunnel:
+            for segment in self.nearby:
+                for node in segment.nodes:
+                    internal = find_family(node.internal_ips, 4)
+                    if internal:
+                        yield host_network(internal.ip)
+
     def list_forwarded(self) -> Iterator[IPNetwork]:
         if not self.leads:
             yield from self.node.pod_subnets
@@ -377,11 +313,6 @@ class _View:
         own = set(self.segment.wireguard_networks)
         yield from (n for n in self.segment.allowed_ips if n not in own)
         yield from self.segment.allowed_location_ips
-
-
-def find_family(interfaces: Iterable[IPInterface], version: int) -> IPInterface | None:
-    """The first address of a family, 4 or 6."""
-    return next((i for i in interfaces if i.version == version), None)
 
 
 def collapse(networks: Iterable[IPNetwork]) -> frozenset[IPNetwork]:

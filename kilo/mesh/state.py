@@ -33,6 +33,25 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Tunnel:
+    """The IPIP link by which packets travel within a location; not one that others use."""
+
+    name: str
+    mtu: int
+    up: bool = True
+    addresses: frozenset[IPInterface] = frozenset()
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return (self.name,)
+
+    def __str__(self) -> str:
+        addresses = ",".join(sorted(map(str, self.addresses)))
+        parts = [f"tunnel {self.name} mtu {self.mtu}", "up" if self.up else "down"]
+        return " ".join([*parts, *([f"address {addresses}"] if addresses else [])])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
     """An address on a link, with its prefix length."""
 
@@ -150,13 +169,15 @@ class Firewall:
 
     A packet leaving the host whose destination is in ``known`` is left alone; one to
     ``masquerade_destinations`` or from ``masquerade_sources`` is masqueraded. Forwarded packets
-    from or to ``forward`` are accepted.
+    from or to ``forward`` are accepted. If there are any ``tunnel_sources``, IPIP packets are
+    dropped unless they come from those.
     """
 
     known: frozenset[IPNetwork] = frozenset()
     masquerade_destinations: frozenset[IPNetwork] = frozenset()
     masquerade_sources: frozenset[IPNetwork] = frozenset()
     forward: frozenset[IPNetwork] = frozenset()
+    tunnel_sources: frozenset[IPNetwork] = frozenset()
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -168,6 +189,7 @@ class Firewall:
             ("masquerade-destinations", self.masquerade_destinations),
             ("masquerade-sources", self.masquerade_sources),
             ("forward", self.forward),
+            ("tunnel-sources", self.tunnel_sources),
         )
         parts = (
             f"{name} {','.join(map(str, sort_networks(networks)))}"
@@ -177,7 +199,7 @@ class Firewall:
         return " ".join(("firewall", *parts))
 
 
-Resource = Link | Address | WireGuardDevice | WireGuardPeer | Route | Rule | Firewall
+Resource = Link | Tunnel | Address | WireGuardDevice | WireGuardPeer | Route | Rule | Firewall
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +207,7 @@ class DataplaneState:
     """Everything of ours on one host. ``firewall`` None: we have no table there."""
 
     links: frozenset[Link] = frozenset()
+    tunnels: frozenset[Tunnel] = frozenset()
     devices: frozenset[WireGuardDevice] = frozenset()
     peers: frozenset[WireGuardPeer] = frozenset()
     addresses: frozenset[Address] = frozenset()
@@ -195,6 +218,7 @@ class DataplaneState:
     def resources(self) -> Iterable[Resource]:
         """All of them, in no order."""
         yield from self.links
+        yield from self.tunnels
         yield from self.devices
         yield from self.peers
         yield from self.addresses

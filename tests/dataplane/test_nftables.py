@@ -35,6 +35,7 @@ delete table inet kilo
 add table inet kilo
 add set inet kilo forward4 { type ipv4_addr; flags interval; }
 add set inet kilo forward6 { type ipv6_addr; flags interval; }
+add set inet kilo guarded { type inet_proto; }
 add set inet kilo known4 { type ipv4_addr; flags interval; }
 add set inet kilo known6 { type ipv6_addr; flags interval; }
 add set inet kilo local4 { type ipv4_addr; flags interval; }
@@ -43,8 +44,11 @@ add set inet kilo masquerade_destinations4 { type ipv4_addr; flags interval; }
 add set inet kilo masquerade_destinations6 { type ipv6_addr; flags interval; }
 add set inet kilo masquerade_sources4 { type ipv4_addr; flags interval; }
 add set inet kilo masquerade_sources6 { type ipv6_addr; flags interval; }
+add set inet kilo tunnel_sources4 { type ipv4_addr; flags interval; }
+add set inet kilo tunnel_sources6 { type ipv6_addr; flags interval; }
 add chain inet kilo postrouting { type nat hook postrouting priority 100; policy accept; }
 add chain inet kilo forward { type filter hook forward priority 0; policy accept; }
+add chain inet kilo input { type filter hook input priority 0; policy accept; }
 """
 
 RULES_TEXT = """\
@@ -61,6 +65,8 @@ forward ip saddr @forward4 accept
 forward ip6 saddr @forward6 accept
 forward ip daddr @forward4 accept
 forward ip6 daddr @forward6 accept
+input ip saddr @tunnel_sources4 return
+input ip protocol @guarded drop
 """
 
 
@@ -82,7 +88,8 @@ def make_listing(**networks: list[Any]) -> dict[str, Any]:
     for line in TABLE_TEXT.splitlines():
         words = line.split()
         if words[:2] == ["add", "set"]:
-            entries.append(_listed_set(words[4], words[7].rstrip(";"), local | networks))
+            flags = [words[9].rstrip(";")] if "flags" in words else []
+            entries.append(_listed_set(words[4], words[7].rstrip(";"), flags, local | networks))
         elif words[:2] == ["add", "chain"]:
             entries.append(_listed_chain(words[4], words[7], int(words[11].rstrip(";"))))
     entries += [_listed_rule(number, rule) for number, rule in enumerate(RULES)]
@@ -93,10 +100,12 @@ def _prefix(address: str, length: int) -> dict[str, Any]:
     return {"prefix": {"addr": address, "len": length}}
 
 
-def _listed_set(name: str, kind: str, networks: dict[str, list[Any]]) -> dict[str, Any]:
+def _listed_set(
+    name: str, kind: str, flags: list[str], networks: dict[str, list[Any]]
+) -> dict[str, Any]:
     entry = {"family": "inet", "name": name, "table": "kilo", "type": kind, "handle": 3}
     elements = {"elem": networks[name]} if name in networks else {}
-    return {"set": entry | {"flags": ["interval"]} | elements}
+    return {"set": entry | ({"flags": flags} if flags else {}) | elements}
 
 
 def _listed_chain(name: str, kind: str, priority: int) -> dict[str, Any]:
@@ -162,6 +171,30 @@ def test_many_removals_from_a_set_are_one_flush() -> None:
     assert write_difference(many, one) == (
         "flush set inet kilo forward4\nadd element inet kilo forward4 { 10.2.0.0/32 }\n"
     )
+
+
+def test_ipip_is_guarded_while_somebody_may_send_it() -> None:
+    guarding = Firewall(tunnel_sources=frozenset({ip_network("192.168.1.1/32")}))
+    assert write_difference(Firewall(), guarding) == (
+        "add element inet kilo tunnel_sources4 { 192.168.1.1/32 }\n"
+        "add element inet kilo guarded { 4 }\n"
+    )
+    assert write_difference(guarding, Firewall()) == (
+        "delete element inet kilo tunnel_sources4 { 192.168.1.1/32 }\n"
+        "delete element inet kilo guarded { 4 }\n"
+    )
+
+
+@pytest.mark.parametrize("protocol", ["ipencap", "ipip", 4])
+def test_a_guard_is_read_whatever_its_protocol_is_called(protocol: object) -> None:
+    listing = make_listing(tunnel_sources4=["192.168.1.1"], guarded=[protocol])
+    expected = Firewall(tunnel_sources=frozenset({ip_network("192.168.1.1/32")}))
+    assert parse_listing(listing) == expected
+
+
+def test_sources_without_a_guard_or_a_guard_without_sources_are_not_ours() -> None:
+    assert parse_listing(make_listing(tunnel_sources4=["192.168.1.1"])) == NOT_OURS
+    assert parse_listing(make_listing(guarded=["ipencap"])) == NOT_OURS
 
 
 def test_no_difference_is_an_empty_script() -> None:

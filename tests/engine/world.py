@@ -23,6 +23,8 @@ from kilo.mesh.host import HostFacts
 from kilo.mesh.model import IPAddress, NodeReport, PartialSettings
 from kilo.mesh.plan import Agent
 from kilo.mesh.state import DataplaneState
+from kilo.mesh.view import RenderOptions
+from kilo.pods import PodConfiguration
 from kilo.resolver import Lookup
 from kilo.status import Status
 from tests.builders import make_key, make_report, make_spec, networks
@@ -78,6 +80,8 @@ class World:
     flags: PartialSettings = field(default_factory=PartialSettings)
     clean_up: CleanUp = field(default_factory=lambda: CleanUp(network=False))
     look_up: Lookup = resolve_nothing
+    pods: PodConfiguration | None = None
+    options: RenderOptions = field(default_factory=RenderOptions)
     store: Backend | None = None
     """Instead of ``backend``, for a store that misbehaves."""
     kernel: Dataplane | None = None
@@ -90,7 +94,9 @@ class World:
 
     def start(self) -> None:
         """A new agent, from now on at work."""
-        self.agent = Agent(name="a", public_key=make_key("a"), flags=self.flags)
+        self.agent = Agent(
+            name="a", public_key=make_key("a"), flags=self.flags, options=self.options
+        )
         self.status = Status(name="a", interface="kilo0")
         self.stop = asyncio.Event()
         self.engine = Engine(
@@ -99,6 +105,7 @@ class World:
             self.kernel or self.dataplane,
             self.status,
             SnapshotFile(self.path / "snapshot.json"),
+            pods=self.pods,
             clean_up=self.clean_up,
             look_up=self.look_up,
         )

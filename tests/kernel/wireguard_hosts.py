@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import os
 import select
 import socket
@@ -22,8 +23,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from kilo.dataplane.links import create_link, delete_link
-from kilo.dataplane.nlsocket import open_socket
-from kilo.errors import DataplaneError
+from kilo.dataplane.nlsocket import KernelRefusalError, open_socket
 
 T = TypeVar("T")
 
@@ -45,17 +45,23 @@ def check(result: int) -> None:
 
 
 def kernel_has_wireguard() -> bool:
-    """Whether this kernel can make a WireGuard link; tried in a namespace of its own."""
+    """Whether this kernel can make a WireGuard link."""
+    return kernel_has("wireguard")
+
+
+def kernel_has(kind: str) -> bool:
+    """Whether this kernel can make such a link; tried in a namespace of its own."""
     with Host("probe") as host:
-        return host.call(try_wireguard)
+        return host.call(try_link, kind)
 
 
-def try_wireguard() -> bool:
+def try_link(kind: str) -> bool:
     with open_socket() as netlink:
         try:
-            create_link(netlink, "probe", "wireguard")
-        except DataplaneError:
-            return False
+            create_link(netlink, "probe", kind)
+        except KernelRefusalError as error:
+            # The kernel's own tunnel has the parameters of the one asked for.
+            return error.number == errno.EEXIST
         delete_link(netlink, "probe")
     return True
 
@@ -134,13 +140,14 @@ def sh(command: str) -> str:
     return done.stdout
 
 
-def connect_hosts(left: Host, right: Host) -> None:
+def connect_hosts(left: Host, right: Host, *, link: str = "eth0", subnet: int = 0) -> None:
     """A cable between two hosts, 192.168.0.1 on the left and 192.168.0.2 on the right."""
-    left.sh(f"ip link add eth0 type veth peer name eth0 netns {right.tid}")
+    left.sh(f"ip link add {link} type veth peer name {link} netns {right.tid}")
+    prefix6 = f"fd00:{subnet}::" if subnet else "fd00::"
     for host, address in ((left, 1), (right, 2)):
         host.sh(
-            f"ip address add 192.168.0.{address}/24 dev eth0 &&"
-            f"ip address add fd00::{address}/64 dev eth0 nodad && ip link set eth0 up"
+            f"ip address add 192.168.{subnet}.{address}/24 dev {link} &&"
+            f"ip address add {prefix6}{address}/64 dev {link} nodad && ip link set {link} up"
         )
 
 

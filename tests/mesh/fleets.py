@@ -17,9 +17,10 @@ from kilo.mesh.model import (
     Peer,
     Settings,
 )
-from kilo.mesh.render import Observations, RenderOptions, render
+from kilo.mesh.render import render
 from kilo.mesh.state import DataplaneState
 from kilo.mesh.topology import Segment, Topology, build_topology
+from kilo.mesh.view import Observations, RenderOptions
 from tests.builders import make_key
 
 DEFAULT_SETTINGS = Settings()

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from kilo.mesh.host import HostFacts
 from kilo.mesh.keys import PublicKey
 from kilo.mesh.model import Encapsulation, Endpoint, Granularity, Node, Peer, Settings
-from kilo.mesh.render import Observations, RenderOptions, render
+from kilo.mesh.render import render
 from kilo.mesh.state import DataplaneState
 from kilo.mesh.topology import Topology, build_topology
+from kilo.mesh.view import Observations, RenderOptions
 from tests.builders import make_key, make_preshared_key
 from tests.mesh.fleets import make_facts, make_host, make_node, make_peer, nets
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from ipaddress import ip_interface
+
 import pytest
 
+from kilo.mesh.host import HostFacts
 from kilo.mesh.model import Encapsulation, Granularity, Settings
-from kilo.mesh.render import RenderOptions
-from tests.mesh.fleets import make_node, make_peer, nets, render_node, say
+from kilo.mesh.view import Compatibility, RenderOptions
+from tests.mesh.fleets import make_host, make_node, make_peer, nets, render_node, say
 
 NEAR = make_node("b", location="east", internal="192.168.1.2/24", pods="10.2.2.0/24")
 FAR = make_node("c", location="east", internal="192.168.7.3/24", pods="10.2.3.0/24")
@@ -156,7 +160,98 @@ def test_two_hosts_with_one_address_do_not_encapsulate_to_themselves() -> None:
     assert (state.routes, state.rules) == (frozenset(), frozenset())
 
 
-def test_the_tunnel_is_called_as_the_flag_says() -> None:
-    options = RenderOptions(tunnel="flannel.1")
-    state = render_node("b", [LEADER, NEAR], settings=_set(Encapsulation.ALWAYS), options=options)
-    assert {route.link for route in state.routes} == {"flannel.1"}
+# The link, and who may send by it.
+
+
+def test_a_node_that_encapsulates_has_a_tunnel_and_takes_ipip_from_its_location_only() -> None:
+    state = render_node("a", MESH, settings=_set(Encapsulation.CROSSSUBNET))
+    assert say(state.tunnels) == ["tunnel tunl0 mtu 1480 up address 10.2.1.1/32"]
+    assert state.firewall is not None
+    assert state.firewall.tunnel_sources == set(
+        nets("192.168.1.1/32 192.168.1.2/32 192.168.7.3/32")
+    )
+
+
+def test_without_ipv4_pods_the_tunnel_has_no_address() -> None:
+    nodes = [make_node("a", internal="192.168.1.1/24"), make_node("b", internal="192.168.1.2/24")]
+    state = render_node("a", nodes, settings=_set(Encapsulation.ALWAYS))
+    assert say(state.tunnels) == ["tunnel tunl0 mtu 1480 up"]
+
+
+@pytest.mark.parametrize(
+    ("name", "encapsulation"),
+    [
+        pytest.param("a", Encapsulation.NEVER, id="never"),
+        pytest.param("z", Encapsulation.ALWAYS, id="alone in its location"),
+    ],
+)
+def test_where_nothing_is_encapsulated_there_is_no_tunnel_and_no_guard(
+    name: str, encapsulation: Encapsulation
+) -> None:
+    state = render_node(name, MESH, settings=_set(encapsulation))
+    assert not state.tunnels
+    assert state.firewall is None or not state.firewall.tunnel_sources
+
+
+def test_a_tunnel_that_somebody_else_uses_is_used_and_neither_changed_nor_guarded() -> None:
+    host = replace(make_host(LEADER), busy_tunnels=frozenset({"tunl0"}))
+    state = render_node("a", MESH, settings=_set(Encapsulation.ALWAYS), host=host)
+    assert not state.tunnels
+    assert state.firewall is None
+    assert "route 10.2.2.0/24 via 192.168.1.2 dev tunl0 onlink" in say(state.routes)
+
+
+# Beside another network.
+
+
+def _beside(compatibility: Compatibility, **links: int) -> tuple[RenderOptions, HostFacts]:
+    host = make_host(FAR)
+    return (
+        RenderOptions(local=False, compatibility=compatibility),
+        replace(host, mtus={**host.mtus, **links}),
+    )
+
+
+def test_beside_flannel_packets_go_over_its_link_to_the_leaders_pod_network() -> None:
+    options, host = _beside(Compatibility.FLANNEL, **{"flannel.1": 1450})
+    state = render_node("c", MESH, settings=_set(Encapsulation.ALWAYS), options=options, host=host)
+    assert say(state.routes) == [
+        "route 10.4.0.1/32 via 10.2.1.0 dev flannel.1 onlink",
+        "route 10.4.0.2/32 via 10.2.1.0 dev flannel.1 onlink",
+        "route 192.168.2.1/32 via 10.2.1.0 dev flannel.1 onlink",
+    ]
+    assert not state.tunnels
+    assert state.firewall is None
+
+
+def test_while_flannel_has_no_link_there_are_no_routes_over_it() -> None:
+    options, host = _beside(Compatibility.FLANNEL)
+    state = render_node("c", MESH, settings=_set(Encapsulation.ALWAYS), options=options, host=host)
+    assert not state.routes
+
+
+@pytest.mark.parametrize(
+    ("links", "tunnel", "own"),
+    [({"cilium_tunl": 1480}, "cilium_tunl", []), ({}, "tunl0", ["tunnel tunl0"])],
+    ids=["Cilium's own tunnel", "ours, where Cilium has made none"],
+)
+def test_beside_cilium_packets_go_to_where_it_finds_the_leader(
+    links: dict[str, int], tunnel: str, own: list[str]
+) -> None:
+    assert LEADER.report is not None
+    found = replace(LEADER.report, cni_compatibility_ip=ip_interface("10.2.1.77/32"))
+    mesh = [replace(LEADER, report=found), NEAR, FAR, ELSEWHERE]
+    options, host = _beside(Compatibility.CILIUM, **links)
+    state = render_node("c", mesh, settings=_set(Encapsulation.ALWAYS), options=options, host=host)
+    assert say(state.routes) == [
+        f"route 10.4.0.1/32 via 10.2.1.77 dev {tunnel} onlink",
+        f"route 10.4.0.2/32 via 10.2.1.77 dev {tunnel} onlink",
+        f"route 192.168.2.1/32 via 10.2.1.77 dev {tunnel} onlink",
+    ]
+    assert [line.partition(" mtu")[0] for line in say(state.tunnels)] == own
+
+
+def test_beside_cilium_a_leader_whose_address_there_is_not_known_yet_is_no_gateway() -> None:
+    options, host = _beside(Compatibility.CILIUM)
+    state = render_node("c", MESH, settings=_set(Encapsulation.ALWAYS), options=options, host=host)
+    assert not state.routes

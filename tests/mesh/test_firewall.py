@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from kilo.mesh.model import Granularity, Settings
-from kilo.mesh.render import RenderOptions, collapse
+from kilo.mesh.render import collapse
 from kilo.mesh.state import Firewall
+from kilo.mesh.view import RenderOptions
 from tests.mesh.fleets import make_node, make_peer, nets, render_node
 
 MESH = [

@@ -8,8 +8,8 @@ import pytest
 
 from kilo.mesh.diff import diff
 from kilo.mesh.model import Settings
-from kilo.mesh.render import RenderOptions
 from kilo.mesh.state import DataplaneState
+from kilo.mesh.view import RenderOptions
 from tests.builders import make_key, make_preshared_key
 from tests.mesh.fleets import make_node, make_peer, nets, render_node
 

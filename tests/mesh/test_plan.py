@@ -100,10 +100,12 @@ def test_settings_are(stored: PartialSettings, flags: PartialSettings, expected:
     assert complete_settings(Snapshot(settings=stored), agent) == expected
 
 
-@pytest.mark.parametrize("encapsulation", [Encapsulation.ALWAYS, Encapsulation.CROSSSUBNET])
-def test_encapsulation_is_refused_and_not_swallowed(encapsulation: Encapsulation) -> None:
-    with pytest.raises(MeshError, match=f"encapsulation {encapsulation.value} comes with a later"):
-        complete_settings(Snapshot(settings={"encapsulation": encapsulation}), AGENT)
+def test_what_neither_flags_nor_the_store_say_is_the_agents_default() -> None:
+    defaults = Settings(encapsulation=Encapsulation.ALWAYS)
+    agent = replace(AGENT, defaults=defaults)
+    assert complete_settings(Snapshot(), agent) == defaults
+    stored = PartialSettings(encapsulation=Encapsulation.NEVER)
+    assert complete_settings(Snapshot(settings=stored), agent) == Settings()
 
 
 def test_a_host_without_any_address_cannot_take_part() -> None:

@@ -11,9 +11,9 @@ from kilo.mesh.addressing import host_network
 from kilo.mesh.diff import diff
 from kilo.mesh.graph import draw_graph
 from kilo.mesh.model import IPAddress, IPNetwork, Node
-from kilo.mesh.render import find_family
 from kilo.mesh.state import DataplaneState, WireGuardPeer
 from kilo.mesh.topology import Segment, Topology, build_topology
+from kilo.mesh.view import find_family
 from tests.mesh.kernel_model import find_peer, find_route, list_unreachable, replay, sample
 from tests.mesh.random_fleets import Fleet, fleets
 

@@ -9,8 +9,8 @@ import pytest
 from kilo.errors import MeshError
 from kilo.mesh.keys import PublicKey
 from kilo.mesh.model import Endpoint, Settings
-from kilo.mesh.render import Observations, RenderOptions
 from kilo.mesh.state import DataplaneState
+from kilo.mesh.view import Observations, RenderOptions
 from tests.builders import make_key, make_preshared_key
 from tests.mesh.fleets import make_facts, make_node, make_peer, nets, render_node, say
 

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from kilo.mesh.model import Endpoint, Granularity, Node, Settings
-from kilo.mesh.render import Observations, RenderOptions
+from kilo.mesh.view import Observations, RenderOptions
 from tests.builders import make_key
 from tests.mesh.fleets import make_facts, make_node, make_peer, nets, render_node, say
 

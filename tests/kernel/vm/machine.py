@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 VENV_BIN = Path(sys.executable).parent
 LIMIT_SECONDS = 400
-MODULES = ("wireguard", "veth")
+MODULES = ("wireguard", "veth", "ipip", "nf_tables")
 PYTEST_INI = "[pytest]\n"
 
 

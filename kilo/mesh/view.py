@@ -1,0 +1,164 @@
+"""The mesh as one node stands in it: who is near, and which way packets go to whom.
+
+What ``render`` writes down is asked of this; nothing here knows of links, rules or sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+from kilo.mesh.addressing import host_network
+from kilo.mesh.host import HostFacts
+from kilo.mesh.keys import PublicKey
+from kilo.mesh.model import Encapsulation, Endpoint, IPAddress, IPInterface, Node
+from kilo.mesh.topology import Segment, Topology
+
+FLANNEL_LINK = "flannel.1"
+CILIUM_TUNNEL = "cilium_tunl"
+
+
+class Compatibility(StrEnum):
+    """The network beside which ours runs, and which connects the nodes of a location."""
+
+    NONE = ""
+    FLANNEL = "flannel"
+    CILIUM = "cilium"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenderOptions:
+    """What the local agent was told about its own host; the flags of the same names."""
+
+    interface: str = "kilo0"
+    local: bool = True
+    cni: bool = False
+    forward_rules: bool = False
+    compatibility: Compatibility = Compatibility.NONE
+    tunnel: str = "tunl0"
+    """The IPIP link, where no other network's takes its place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observations:
+    """What only this host knows: it may differ from node to node."""
+
+    endpoints: Mapping[PublicKey, Endpoint] = field(default_factory=lambda: MappingProxyType({}))
+    """Live endpoints of devices that have a session with ours."""
+    lost_endpoints: Mapping[PublicKey, Endpoint] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    """Where devices were last seen whose session has run out."""
+    resolved: Mapping[str, IPAddress] = field(default_factory=lambda: MappingProxyType({}))
+    """DNS name -> the address in use; no entry while it has not been resolved."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """The mesh as one node stands in it."""
+
+    topology: Topology
+    segment: Segment
+    node: Node
+    host: HostFacts
+    options: RenderOptions
+    observations: Observations
+    sources: tuple[IPAddress, ...]
+    """What ``find_sources`` found, once and not for each of thousands of routes."""
+
+    @property
+    def leads(self) -> bool:
+        return self.segment.leader.name == self.node.name
+
+    @property
+    def tunnelled(self) -> Iterator[Segment]:
+        """The segments that are reached through a WireGuard tunnel."""
+        own = self.segment.neighbourhood
+        return (s for s in self.topology.segments if s.neighbourhood != own)
+
+    @property
+    def nearby(self) -> Iterator[Segment]:
+        """The segments of the node's own location, its own one included."""
+        own = self.segment.neighbourhood
+        return (s for s in self.topology.segments if s.neighbourhood == own)
+
+    @property
+    def neighbours(self) -> Iterator[Node]:
+        """The other nodes that are reached without a tunnel."""
+        for segment in self.nearby:
+            yield from (node for node in segment.nodes if node.name != self.node.name)
+
+    def find_internal(self, version: int) -> IPInterface | None:
+        """The node's internal address of a family."""
+        return find_family(self.node.internal_ips, version)
+
+    def find_source(self, version: int) -> IPAddress | None:
+        """An address of the host that the others accept from this node."""
+        return next((ip for ip in self.sources if ip.version == version), None)
+
+    # Encapsulation.
+
+    @property
+    def tunnel(self) -> str | None:
+        """The link that encapsulated packets leave by; None while another network lacks it."""
+        match self.options.compatibility:
+            case Compatibility.FLANNEL:
+                return FLANNEL_LINK if FLANNEL_LINK in self.host.mtus else None
+            case Compatibility.CILIUM if CILIUM_TUNNEL in self.host.mtus:
+                return CILIUM_TUNNEL
+            case _:
+                return self.options.tunnel
+
+    def find_tunnel_gateway(self, node: Node, internal: IPAddress) -> IPAddress | None:
+        """Where the tunnel finds a node; None if its network has not said."""
+        match self.options.compatibility:
+            case Compatibility.FLANNEL:
+                subnets = (net for net in node.pod_subnets if net.version == internal.version)
+                return next((subnet.network_address for subnet in subnets), None)
+            case Compatibility.CILIUM:
+                address = node.report.cni_compatibility_ip if node.report else None
+                return address.ip if address else None
+            case _:
+                return internal
+
+    @property
+    def owns_tunnel(self) -> bool:
+        """Whether the IPIP link is for us to make: we need it, and nobody else uses it."""
+        ours = self.tunnel == self.options.tunnel and self.tunnel not in self.host.busy_tunnels
+        return ours and any(True for _ in self.list_encapsulated())
+
+    def encapsulates(self, own: IPInterface, gateway: IPAddress) -> bool:
+        """Whether packets to a node of the location travel in IPIP, which carries IPv4 only."""
+        strategy = self.topology.settings.encapsulation
+        if own.version != 4 or strategy is Encapsulation.NEVER:
+            return False
+        return strategy is Encapsulation.ALWAYS or gateway not in own.network
+
+    def list_encapsulated(self) -> Iterator[IPAddress]:
+        """The internal addresses of the neighbours that are reached through the tunnel."""
+        own = self.find_internal(4)
+        for node in self.neighbours:
+            gateway = find_family(node.internal_ips, 4)
+            if own and gateway and own.ip != gateway.ip and self.encapsulates(own, gateway.ip):
+                yield gateway.ip
+
+
+def find_family(interfaces: Iterable[IPInterface], version: int) -> IPInterface | None:
+    """The first address of a family, 4 or 6."""
+    return next((i for i in interfaces if i.version == version), None)
+
+
+def find_sources(segment: Segment, node: Node, host: HostFacts) -> tuple[IPAddress, ...]:
+    """The addresses of the host that others accept from this node, the best first.
+
+    Its internal ones; failing those, ones of its own pods' subnets, for a node without would use
+    its WireGuard address, which moves whenever the segments are numbered anew.
+    """
+    owned = set(segment.allowed_ips)
+    internal = [one.ip for one in node.internal_ips if host_network(one.ip) in owned]
+    subnets = owned.intersection(node.pod_subnets)
+    borne = [address.interface.ip for address in host.addresses]
+    pods = [ip for ip in borne if any(ip in subnet for subnet in subnets)]
+    return (*(ip for ip in internal if ip in borne), *pods)
