@@ -35,7 +35,6 @@ from kilo.backends.formats import (
     INTERNAL_IPS,
     MTU,
     NETWORKS,
-    PEER_ENDPOINT,
     PORT,
     PRESHARED_KEY,
     PUBLIC_KEY,
@@ -48,6 +47,7 @@ from kilo.backends.formats import (
     read_text,
 )
 from kilo.backends.objects import DeclaredNode, DeclaredSettings, Found, ReportedNode, StoredObject
+from kilo.backends.peerendpoint import PEER_ENDPOINT
 from kilo.mesh.model import NodeReport, NodeSpec, PartialSettings, Peer, Problem
 
 API_VERSION = "kilo.squat.ai/v1alpha1"
@@ -94,13 +94,27 @@ REPORT_FIELDS = (
     Field(name="lastSeen", attribute="last_seen", format=UNIX_TIME, default=None),
 )
 PEER_FIELDS = (
-    Field(name="publicKey", attribute="public_key", format=PUBLIC_KEY, required=True),
-    Field(name="allowedIPs", attribute="allowed_ips", format=SOME_NETWORKS, required=True),
+    Field(
+        name="publicKey",
+        attribute="public_key",
+        format=PUBLIC_KEY,
+        required=True,
+        description="The WireGuard public key of the device: 32 bytes in base64.",
+    ),
+    Field(
+        name="allowedIPs",
+        attribute="allowed_ips",
+        format=SOME_NETWORKS,
+        required=True,
+        description="CIDRs that are reached through the device: its own addresses, or a network"
+        " behind it.",
+    ),
     Field(
         name="persistentKeepalive",
         attribute="persistent_keepalive_seconds",
         format=SECONDS,
         default=0,
+        description="Seconds between keepalive packets, for a device behind NAT; 0 is off.",
     ),
     # Vital: a peer whose preshared key cannot be read must not be let in without one.
     Field(
@@ -109,8 +123,15 @@ PEER_FIELDS = (
         format=PRESHARED_KEY,
         vital=True,
         default=None,
+        description="A symmetric key that the device adds to its handshakes: 32 bytes in base64.",
     ),
-    Field(name="endpoint", attribute="endpoint", format=PEER_ENDPOINT, default=None),
+    Field(
+        name="endpoint",
+        attribute="endpoint",
+        format=PEER_ENDPOINT,
+        default=None,
+        description="Where the device listens, if it can be reached; without it, it must call.",
+    ),
 )
 SETTINGS_FIELDS = (
     Field(name="subnets", attribute="subnets", format=SUBNETS),
@@ -134,6 +155,8 @@ class Kind:
 
     fields: Sequence[Field]
     make: Callable[[str, dict[str, Any]], StoredObject]
+    has_status: bool = False
+    """Whether a cluster keeps what agents say of it in the same object; it is not read."""
 
 
 KINDS: Mapping[str, Kind] = {
@@ -142,7 +165,11 @@ KINDS: Mapping[str, Kind] = {
         make=lambda name, attributes: DeclaredNode(name=name, spec=NodeSpec(**attributes)),
     ),
     "NodeReport": Kind(fields=REPORT_FIELDS, make=_make_report),
-    "Peer": Kind(fields=PEER_FIELDS, make=lambda name, attributes: Peer(name=name, **attributes)),
+    "Peer": Kind(
+        fields=PEER_FIELDS,
+        make=lambda name, attributes: Peer(name=name, **attributes),
+        has_status=True,
+    ),
     "Settings": Kind(
         fields=SETTINGS_FIELDS,
         make=lambda _, attributes: DeclaredSettings(settings=cast("PartialSettings", attributes)),
@@ -222,7 +249,8 @@ def _read_object(
         if document["apiVersion"] == "v1":
             value: StoredObject = read_annotated_node(name, document, spot, topology_label)
         else:
-            report_unknown(document, _TOP_LEVEL, spot)
+            known = (*_TOP_LEVEL, "status") if KINDS[kind].has_status else _TOP_LEVEL
+            report_unknown(document, known, spot)
             attributes = read_fields(KINDS[kind].fields, document.get("spec"), spot.under("spec"))
             value = KINDS[kind].make(name, attributes)
     except BadValueError as error:

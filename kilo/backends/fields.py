@@ -15,6 +15,8 @@ from typing import Any
 from kilo.mesh.model import Problem
 
 SHOWN_CHARACTERS = 60
+IGNORED = "ignored"
+"""What becomes of a field that nobody knows; every other consequence leaves something out."""
 ALWAYS_WRITTEN = object()
 """A default that no value equals."""
 
@@ -70,10 +72,20 @@ class Spot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """What a field may hold. ``parse`` raises ``BadValueError``; ``emit`` reverses it."""
+    """What a field may hold. ``parse`` raises ``BadValueError``; ``emit`` reverses it.
+
+    The rest tells the same to a Kubernetes API server, which refuses a little less: it is
+    ``parse`` that decides.
+    """
 
     parse: Callable[[object, Spot], Any]
     emit: Callable[[Any], object]
+    schema: Mapping[str, object] = field(default_factory=dict)
+    """In the words of OpenAPI v3."""
+    rules: Mapping[str, str] = field(default_factory=dict)
+    """CEL expression that must be true -> what is said where it is not: beyond the schema."""
+    fields: Sequence[Field] = ()
+    """Of a mapping: what is in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +100,8 @@ class Field:
     """A bad value makes the whole object unusable; a required field is always vital."""
     default: object = ALWAYS_WRITTEN
     """The attribute's value that is not written down."""
+    description: str = ""
+    """For whoever asks a Kubernetes API server to explain the field."""
 
 
 def read_fields(fields: Sequence[Field], value: object, spot: Spot) -> dict[str, Any]:
@@ -139,7 +153,12 @@ def report_unknown(mapping: Mapping[str, object], known: Sequence[str], spot: Sp
         if name not in known:
             at = spot.under(show_name(name))
             error = at.fault(mapping[name], f"is not a field; known are {', '.join(known)}")
-            spot.report(error, "ignored")
+            spot.report(error, IGNORED)
+
+
+def is_ignored(problem: Problem) -> bool:
+    """Whether it tells of an unknown field only: without that the object is what it says."""
+    return problem.reason.endswith(f"; {IGNORED}")
 
 
 def show_value(value: object, *, path: str) -> str:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from ipaddress import ip_address, ip_interface
 from typing import Any, TypeVar
 
-from kilo.backends.fields import BadValueError, Field, Format, Spot, emit_fields, read_fields
+from kilo.backends.fields import (
+    BadValueError,
+    Field,
+    Format,
+    Spot,
+    read_fields,
+)
 from kilo.mesh.durations import format_duration, parse_duration
 from kilo.mesh.keys import PresharedKey, PublicKey
 from kilo.mesh.model import (
@@ -20,7 +26,6 @@ from kilo.mesh.model import (
     Granularity,
     IPInterface,
     IPNetwork,
-    parse_host,
 )
 
 T = TypeVar("T")
@@ -30,6 +35,8 @@ NO_INTERNAL_IP = ("", "-")
 LATEST_SECOND = 2**53
 """JSON's whole numbers end here."""
 
+_KEY_SHAPE = "[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]="
+"""32 bytes in base64: of the last character's six bits the lower two belong to no byte."""
 _CIDR_SHAPE = re.compile(r"[0-9a-fA-F.:]+/[0-9]{1,3}")
 
 
@@ -60,7 +67,7 @@ def read_truth(value: object, spot: Spot) -> bool:
 
 def read_cidr(value: object, spot: Spot) -> IPInterface:
     """An address with a prefix length, its host bits kept."""
-    text = read_text(value, spot).strip()
+    text = read_text(value, spot)
     fault = spot.fault(value, "is not a CIDR (address/prefix length)")
     # ipaddress would also take a bare address, a netmask after the slash, and a zone.
     if not _CIDR_SHAPE.fullmatch(text):
@@ -136,7 +143,7 @@ def read_internal_ips(value: object, spot: Spot) -> tuple[IPInterface, ...]:
     text = read_text(value, spot)
     if text in NO_INTERNAL_IP:
         return ()
-    interfaces = tuple(read_cidr(part, spot) for part in text.split(","))
+    interfaces = tuple(read_cidr(part.strip(), spot) for part in text.split(","))
     check_families(interfaces, value, spot)
     return interfaces
 
@@ -160,6 +167,16 @@ def read_endpoint(value: object, spot: Spot) -> Endpoint:
         raise spot.fault(value, f"{reason}; expected host:port") from None
 
 
+def read_address(value: object, spot: Spot) -> str:
+    """An address, normalised; empty where the text is."""
+    text = read_text(value, spot)
+    try:
+        # A zone would mean something on one host only.
+        return str(ip_address(text.replace("%", " "))) if text else ""
+    except ValueError:
+        raise spot.fault(value, "is not an IP address") from None
+
+
 def read_duration(value: object, spot: Spot) -> float:
     """Seconds above zero, from ``30s`` or ``1m30s``."""
     try:
@@ -180,7 +197,13 @@ def read_mtu(value: object, spot: Spot) -> int | None:
     return read_number(value, spot, lowest=MIN_MTU, highest=MAX_MTU)
 
 
-def make_key_format(parse: Callable[[str], T], emit: Callable[[T], object]) -> Format:
+def make_key_format(
+    parse: Callable[[str], T],
+    emit: Callable[[T], object],
+    *,
+    schema: Mapping[str, object],
+    rules: Mapping[str, str] | None = None,
+) -> Format:
     """A key in base64."""
 
     def read(value: object, spot: Spot) -> T:
@@ -189,7 +212,7 @@ def make_key_format(parse: Callable[[str], T], emit: Callable[[T], object]) -> F
         except ValueError as error:
             raise spot.fault(value, str(error)) from None
 
-    return Format(parse=read, emit=emit)
+    return Format(parse=read, emit=emit, schema=schema, rules=rules or {})
 
 
 def make_number_format(*, lowest: int, highest: int) -> Format:
@@ -197,6 +220,7 @@ def make_number_format(*, lowest: int, highest: int) -> Format:
     return Format(
         parse=lambda value, spot: read_number(value, spot, lowest=lowest, highest=highest),
         emit=int,
+        schema={"type": "integer", "minimum": lowest, "maximum": highest},
     )
 
 
@@ -221,6 +245,11 @@ def emit_internal_ips(interfaces: Iterable[IPInterface]) -> str:
     return ",".join(map(str, interfaces)) or "-"
 
 
+def parse_preshared_key(text: str) -> PresharedKey | None:
+    """The key; None for an empty text, which is what Kilo and people's templates write for none."""
+    return PresharedKey.parse(text) if text else None
+
+
 def reveal_preshared_key(key: object) -> str:
     """The key itself, for the document that is to hold it; ``ValueError`` for a withheld one."""
     if not isinstance(key, PresharedKey):
@@ -238,78 +267,26 @@ DURATION = Format(parse=read_duration, emit=format_duration)
 ENDPOINT = Format(parse=read_endpoint, emit=str)
 NETWORKS = Format(parse=read_networks, emit=emit_texts)
 GOOD_NETWORKS = Format(parse=read_good_networks, emit=emit_texts)
-SOME_NETWORKS = Format(parse=read_some_networks, emit=emit_texts)
+SOME_NETWORKS = Format(
+    parse=read_some_networks,
+    emit=emit_texts,
+    schema={"type": "array", "minItems": 1, "items": {"type": "string", "format": "cidr"}},
+)
 SUBNETS = Format(parse=read_subnets, emit=emit_texts)
 INTERFACES = Format(parse=read_interfaces, emit=emit_texts)
 INTERNAL_IPS = Format(parse=read_internal_ips, emit=emit_internal_ips)
-PUBLIC_KEY = make_key_format(PublicKey.parse, str)
-PRESHARED_KEY = make_key_format(PresharedKey.parse, reveal_preshared_key)
+PUBLIC_KEY = make_key_format(
+    PublicKey.parse, str, schema={"type": "string", "pattern": f"^{_KEY_SHAPE}$"}
+)
+# No pattern: the API server would answer with the secret it was given. A rule's message hides it.
+PRESHARED_KEY = make_key_format(
+    parse_preshared_key,
+    reveal_preshared_key,
+    schema={"type": "string"},
+    rules={f"self.matches('^({_KEY_SHAPE})?$')": "is not a WireGuard key (32 bytes in base64)"},
+)
 GRANULARITY = make_choice_format(Granularity)
 ENCAPSULATION = make_choice_format(Encapsulation)
-
-
-# A peer's endpoint has a shape of its own: {dnsOrIP: {dns, ip}, port}.
-
-
-def read_address(value: object, spot: Spot) -> str:
-    """An address, normalised; empty where the text is."""
-    text = read_text(value, spot)
-    try:
-        # A zone would mean something on one host only.
-        return str(ip_address(text.replace("%", " "))) if text else ""
-    except ValueError:
-        raise spot.fault(value, "is not an IP address") from None
-
-
-def read_dns_name(value: object, spot: Spot) -> str:
-    """A name that a resolver may be asked for; empty where the text is."""
-    text = read_text(value, spot)
-    try:
-        return parse_host(text, bracketed=False) if text else ""
-    except ValueError:
-        raise spot.fault(value, "is not a DNS name") from None
-
-
-def read_dns_or_ip(value: object, spot: Spot) -> str:
-    """The host; ``ip`` wins over ``dns``."""
-    hosts = read_fields(DNS_OR_IP_FIELDS, value, spot)
-    host: str = hosts.get("ip") or hosts.get("dns") or ""
-    if not host:
-        raise spot.fault(value, "names neither dns nor ip")
-    return host
-
-
-def emit_dns_or_ip(host: str) -> dict[str, object]:
-    """The host under ``ip`` if it is an address, else under ``dns``."""
-    is_address = Endpoint(host=host, port=1).ip is not None
-    return {"ip" if is_address else "dns": host}
-
-
-def read_peer_endpoint(value: object, spot: Spot) -> Endpoint:
-    """``{dnsOrIP: …, port: …}``."""
-    return Endpoint(**read_fields(PEER_ENDPOINT_FIELDS, value, spot))
-
-
-def emit_peer_endpoint(endpoint: Endpoint) -> dict[str, object]:
-    """The endpoint in the shape of the Peer schema."""
-    attributes = {"host": endpoint.host, "port": endpoint.port}
-    return emit_fields(PEER_ENDPOINT_FIELDS, attributes)
-
-
-DNS_OR_IP_FIELDS = (
-    Field(name="dns", attribute="dns", format=Format(parse=read_dns_name, emit=str)),
-    Field(name="ip", attribute="ip", format=Format(parse=read_address, emit=str)),
-)
-PEER_ENDPOINT_FIELDS = (
-    Field(
-        name="dnsOrIP",
-        attribute="host",
-        format=Format(parse=read_dns_or_ip, emit=emit_dns_or_ip),
-        required=True,
-    ),
-    Field(name="port", attribute="port", format=PORT, required=True),
-)
-PEER_ENDPOINT = Format(parse=read_peer_endpoint, emit=emit_peer_endpoint)
 
 
 # What one node's device sees of others: a list of {publicKey, endpoint}, sorted by key.
