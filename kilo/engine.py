@@ -36,12 +36,15 @@ from kilo.mesh.plan import (
     join_report,
     make_plan,
 )
+from kilo.mesh.remarks import build_remarks
 from kilo.mesh.roaming import Observed
 from kilo.mesh.state import DataplaneState, PeerStats, Resource, WireGuardPeer
 from kilo.notices import Notices
+from kilo.pods import PodConfiguration, Pods
 from kilo.publisher import Publisher
 from kilo.resolver import Lookup, Resolver, look_up
 from kilo.retrying import back_off
+from kilo.spokesman import Spokesman
 from kilo.status import Status
 
 FIRST_ANSWER_SECONDS = 5.0
@@ -75,6 +78,7 @@ class Engine:
         status: Status,
         last_good: LastGood,
         *,
+        pods: PodConfiguration | None = None,
         clean_up: CleanUp = CleanUp(),
         look_up: Lookup = look_up,
     ) -> None:
@@ -83,10 +87,12 @@ class Engine:
         self._dataplane = dataplane
         self._status = status
         self._heard = Heard(agent.name, last_good)
+        self._pods = Pods(pods)
         self._clean_up = clean_up
         self._log = get_logger("engine")
         self._notices = Notices("engine")
         self._publisher = Publisher(backend, failed=lambda: self._count_error("publish"))
+        self._spokesman = Spokesman(backend, failed=lambda: self._count_error("remark"))
         self._resolver = Resolver(changed=self._note_change, look_up=look_up)
         self._pass_due = asyncio.Event()
         self._changed_at: float | None = None
@@ -112,6 +118,7 @@ class Engine:
             self._follow_kernel(),
             self._follow_readiness(),
             self._publisher.run(),
+            self._spokesman.run(),
             self._resolver.run(),
         )
         try:
@@ -228,6 +235,7 @@ class Engine:
         self._notices.tell("problem", map(str, snapshot.problems))
         plan = await self._make_plan(snapshot)
         self._adopt(plan, snapshot)
+        await self._pods.configure(plan.pods)
         for change in plan.changes:
             self._log.info("change", change=str(change))
         await self._apply(plan)
@@ -263,7 +271,20 @@ class Engine:
         self._resolver.want(find_endpoint_names(plan.topology))
         self._notices.tell("refusal", map(str, plan.topology.refusals))
         self._notices.tell("warning", plan.warnings)
+        self._remark(plan, snapshot)
         self._show(plan, snapshot)
+
+    def _remark(self, plan: Plan, snapshot: Snapshot) -> None:
+        """Not from a snapshot on the disk: who speaks, and of what, cannot be told by it."""
+        if not self._heard.is_away:
+            remarks = build_remarks(
+                snapshot,
+                plan.topology,
+                local=self._agent.name,
+                stats=self._stats,
+                told=self._spokesman.handshakes,
+            )
+            self._spokesman.offer(remarks)
 
     def _show(self, plan: Plan, snapshot: Snapshot) -> None:
         status, topology = self._status, plan.topology
