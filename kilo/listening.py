@@ -1,4 +1,4 @@
-"""``--listen``: from the flag's text to a listening socket, or to a message that helps."""
+"""``--listen`` and its like: from the text to a listening socket, or to a message that helps."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ BACKLOG = 64
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
-def parse_listen(text: str) -> tuple[str, int]:
+def parse_listen(text: str, *, flag: str = "--listen") -> tuple[str, int]:
     """Host and port of ``:1107``, ``127.0.0.1:1107`` or ``[::1]:1107``; "" is every address.
 
-    Port 0 is any free one. Raises ``ConfigError``.
+    Port 0 is any free one. Raises ``ConfigError`` that names the flag.
     """
     host, colon, port = text.rpartition(":")
     if not colon or (":" in host and not (host.startswith("[") and host.endswith("]"))):
-        raise ConfigError(f"--listen {text!r}: is not ADDRESS:PORT, [ADDRESS]:PORT or :PORT")
+        raise ConfigError(f"{flag} {text!r}: is not ADDRESS:PORT, [ADDRESS]:PORT or :PORT")
     if not (port.isascii() and port.isdigit() and int(port) <= 65535):
-        raise ConfigError(f"--listen {text!r}: the port is not a number up to 65535")
+        raise ConfigError(f"{flag} {text!r}: the port is not a number up to 65535")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def open_listener(text: str) -> socket.socket:
+def open_listener(text: str, *, flag: str = "--listen") -> socket.socket:
     """A socket that listens there; ``:PORT`` is both families. Raises ``ConfigError``.
 
     A port in use is named together with the process that holds it, if that can be seen.
     """
-    host, port = parse_listen(text)
+    host, port = parse_listen(text, flag=flag)
     try:
         return _listen(host, port) if host else _listen_everywhere(port)
     except socket.gaierror as error:
-        raise ConfigError(f"--listen {text!r}: {error.strerror}") from error
+        raise ConfigError(f"{flag} {text!r}: {error.strerror}") from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             owner = describe_owner(Protocol.TCP, port)
             held = f" by {owner}" if owner else ""
-            raise ConfigError(f"--listen {text!r}: port {port} is in use{held}") from error
-        raise ConfigError(f"--listen {text!r}: {error.strerror}") from error
+            raise ConfigError(f"{flag} {text!r}: port {port} is in use{held}") from error
+        raise ConfigError(f"{flag} {text!r}: {error.strerror}") from error
 
 
 def _listen_everywhere(port: int) -> socket.socket:

@@ -32,11 +32,22 @@ class _Everything(Collector):
         self._status = status
 
     def collect(self) -> Iterator[Metric]:
-        for metric in self._status.registry.collect():
-            # When a counter was made tells nobody anything, and no dashboard knows the series.
+        yield from Counted(self._status.registry).collect()
+        yield from collect_wireguard(self._status)
+
+
+class Counted(Collector):
+    """A registry's metrics without the times at which its counters were made: those tell nobody
+    anything, and no dashboard knows the series.
+    """
+
+    def __init__(self, registry: Collector) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
             metric.samples = [s for s in metric.samples if not s.name.endswith("_created")]
             yield metric
-        yield from collect_wireguard(self._status)
 
 
 def collect_wireguard(status: Status) -> Iterator[Metric]:

@@ -17,12 +17,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kilo.errors import ConfigError
 from kilo.graphviz import choose_layout
-from kilo.http import MAX_CONNECTIONS, StatusServer
+from kilo.http import StatusServer
 from kilo.listening import open_listener, parse_listen
 from kilo.mesh.model import Node, NodeSpec, Settings, Snapshot
 from kilo.mesh.state import DataplaneState, PeerStats, WireGuardPeer
 from kilo.mesh.topology import Segment, Topology
 from kilo.portowner import Protocol, describe_owner
+from kilo.serving import Limits
 from kilo.status import Status
 from tests.builders import (
     interfaces,
@@ -34,6 +35,7 @@ from tests.builders import (
 )
 
 ANSWER_SECONDS = 60.0
+MAX_CONNECTIONS = Limits().connections
 
 
 def make_node(name: str) -> Node:
