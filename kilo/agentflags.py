@@ -1,13 +1,10 @@
-"""The agent's flags (spec section 2), and the configuration they come to.
-
-What a later release brings is known here, and refused in one line when somebody asks for it.
-"""
+"""The agent's flags (spec section 2), and the configuration they come to."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -28,7 +25,7 @@ from kilo.mesh.model import (
     PartialSettings,
     Settings,
 )
-from kilo.mesh.render import RenderOptions
+from kilo.mesh.view import Compatibility, RenderOptions
 
 MAX_INTERFACE_BYTES = 15
 """The kernel's IFNAMSIZ less the terminating zero."""
@@ -78,13 +75,8 @@ PORT = Kind(word="port", parse=parse_port)
 INTERFACE = Kind(word="name", parse=parse_interface)
 PATH = Kind(word="path", parse=Path)
 
-LATER: Mapping[str, str] = {
-    "cni-path": "CNI",
-    "compatibility": "running beside Flannel or Cilium",
-    "kubeconfig": "the kubernetes backend",
-    "master": "the kubernetes backend",
-}
-"""Flags that are known, and what they are for, which comes later."""
+ACCESS = ("kubeconfig", "master")
+"""Flags that mean something to --backend=kubernetes alone."""
 
 FLAGS: tuple[Flag[Any], ...] = (
     Flag("backend", STRING, "kubernetes", "where the mesh is written down", choices=BACKENDS),
@@ -185,7 +177,7 @@ FLAG_SET = FlagSet(
         "public-key": "print this host's public key; make the key if there is none",
         "uninstall": "undo all that agents did to this host's network; keeps the key",
         "version": "print the version",
-        "webhook": "comes with the kubernetes backend",
+        "webhook": "judge Peers for a cluster's API server; see kg webhook --help",
     },
     max_arguments=2,
 )
@@ -222,6 +214,8 @@ class AgentConfig:
     policy: AddressPolicy
     settings: PartialSettings
     """Only those that were given."""
+    defaults: Settings
+    cni_path: Path
 
     @property
     def prints(self) -> bool:
@@ -230,7 +224,7 @@ class AgentConfig:
 
 
 def parse_agent_flags(words: Sequence[str], environ: Mapping[str, str]) -> AgentConfig:
-    """The configuration; ``ConfigError`` in one line for what is wrong or comes later.
+    """The configuration; ``ConfigError`` in one line for what is wrong.
 
     Prints the help and raises ``SystemExit`` where that was asked for.
     """
@@ -238,7 +232,7 @@ def parse_agent_flags(words: Sequence[str], environ: Mapping[str, str]) -> Agent
     values = parsed.values
     command = "version" if values["version"] else "".join(parsed.arguments[:1])
     if command not in ("completion", "public-key", "version"):
-        check_supported(parsed, command)
+        check_flags(parsed, command)
     interface = values["interface"]
     return AgentConfig(
         command=command,
@@ -248,6 +242,8 @@ def parse_agent_flags(words: Sequence[str], environ: Mapping[str, str]) -> Agent
             kind=values["backend"],
             directory=values["directory"],
             topology_label=values["topology-label"],
+            kubeconfig=values["kubeconfig"],
+            master=values["master"],
         ),
         interface=interface,
         create_interface=values["create-interface"],
@@ -258,6 +254,8 @@ def parse_agent_flags(words: Sequence[str], environ: Mapping[str, str]) -> Agent
         options=RenderOptions(
             interface=interface,
             local=values["local"],
+            cni=find_cni(parsed),
+            compatibility=Compatibility(values["compatibility"]),
             forward_rules=values["iptables-forward-rules"],
         ),
         policy=AddressPolicy(
@@ -266,6 +264,8 @@ def parse_agent_flags(words: Sequence[str], environ: Mapping[str, str]) -> Agent
             prioritise_private=values["prioritise-private-addresses"],
         ),
         settings=collect_settings(parsed),
+        defaults=find_defaults(parsed),
+        cni_path=values["cni-path"],
     )
 
 
@@ -277,20 +277,51 @@ def find_shell(arguments: Sequence[str]) -> str:
     return "".join(rest)
 
 
-def check_supported(parsed: Parsed, command: str) -> None:
-    """``ConfigError`` for what this release cannot do."""
+def check_flags(parsed: Parsed, command: str) -> None:
+    """``ConfigError`` for flags that do not fit each other."""
     if command == "webhook":
-        raise ConfigError("webhook comes with a later release, with the kubernetes backend")
-    for name, feature in LATER.items():
-        if parsed.given(name) and parsed.values[name]:
-            raise ConfigError(f"--{name} {str(parsed.values[name])!r}: {feature} comes later")
-    if parsed.values["cni"]:
-        raise ConfigError("--cni=true: CNI comes with a later release; --cni=false works")
-    if parsed.values["encapsulate"] not in (None, Encapsulation.NEVER):
-        raise ConfigError(
-            f"--encapsulate={parsed.values['encapsulate']}: comes with a later release;"
-            " --encapsulate=never works"
-        )
+        raise ConfigError("webhook: its name comes first, then its flags: kg webhook --help")
+    check_access(parsed)
+    check_compatibility(parsed)
+
+
+def check_access(parsed: Parsed) -> None:
+    """``ConfigError`` for a flag that says where an API server is to an agent that asks none."""
+    backend = parsed.values["backend"]
+    for name in ACCESS:
+        if parsed.values[name] and backend != "kubernetes":
+            raise ConfigError(
+                f"--{name} {parsed.values[name]!r}: is for --backend=kubernetes,"
+                f" and this is --backend={backend}"
+            )
+
+
+def check_compatibility(parsed: Parsed) -> None:
+    """``ConfigError`` for what is the other network's where one runs beside ours."""
+    other = parsed.values["compatibility"]
+    if not other:
+        return
+    for flag, is_set, what in (
+        ("cni", find_cni(parsed), "the configuration of the pods is"),
+        ("local", parsed.values["local"], "the routes within a location are"),
+    ):
+        if is_set:
+            raise ConfigError(
+                f"--compatibility={other}: {what} {other.title()}'s; give --{flag}=false"
+            )
+
+
+def find_cni(parsed: Parsed) -> bool:
+    """Whether the pods' configuration is ours: in a cluster, unless told otherwise."""
+    given: bool | None = parsed.values["cni"]
+    return parsed.values["backend"] == "kubernetes" if given is None else given
+
+
+def find_defaults(parsed: Parsed) -> Settings:
+    """The settings where nobody says otherwise; a cluster's are Kilo's."""
+    in_cluster = parsed.values["backend"] == "kubernetes"
+    encapsulation = Encapsulation.ALWAYS if in_cluster else Encapsulation.NEVER
+    return replace(Settings(), encapsulation=encapsulation)
 
 
 def find_name(given: str) -> str:
@@ -308,7 +339,7 @@ def collect_settings(parsed: Parsed) -> PartialSettings:
     """The settings that were given by a flag or variable, not those that are defaults."""
     settings = PartialSettings()
     for flag, name in SETTINGS.items():
-        if parsed.given(flag):
+        if flag in parsed.values and parsed.given(flag):
             settings[name] = parsed.values[flag]  # type: ignore[literal-required]  # SETTINGS' names
     versions = [subnet.version for subnet in settings.get("subnets", ())]
     if len(versions) != len(set(versions)):

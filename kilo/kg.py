@@ -10,16 +10,17 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kilo import __version__
 from kilo.agentflags import FLAG_SET, AgentConfig, parse_agent_flags
 from kilo.agentlock import hold_lock
 from kilo.backends.base import Backend
-from kilo.backends.opening import open_backend
+from kilo.backends.opening import BackendConfig, open_backend
 from kilo.completion import write_completion
 from kilo.dataplane.base import Dataplane
+from kilo.dataplane.cni import CNIFile
 from kilo.dataplane.linux import LinuxDataplane
 from kilo.dataplane.nftables import NFTables
 from kilo.dataplane.wireguard import WireGuard
@@ -40,11 +41,17 @@ from kilo.mesh.keys import PrivateKey
 from kilo.mesh.plan import Agent
 from kilo.mesh.state import DataplaneState
 from kilo.status import Status
+from kilo.webhookflags import OWN_FLAGS, WebhookConfig, parse_webhook_flags
 
 STATE = Path("/var/lib/kilo")
 KEY = STATE / "key"
 SNAPSHOT = STATE / "snapshot.json"
 CLOSE_SECONDS = 5.0
+COMPLETED = replace(
+    FLAG_SET,
+    flags=(*FLAG_SET.flags, *(flag for flag in OWN_FLAGS if FLAG_SET.find(flag.name) is None)),
+)
+"""What shells complete: the flags of ``kg webhook`` among them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,12 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def dispatch(words: list[str]) -> int:
     """The command that the words ask for."""
+    if words[:1] == ["webhook"]:
+        return asyncio.run(run_webhook(parse_webhook_flags(words[1:], os.environ)))
     config = parse_agent_flags(words, os.environ)
     if config.command == "version":
         print(f"kg {__version__}")
         return 0
     if config.command == "completion":
-        print(write_completion(FLAG_SET, config.shell), end="")
+        print(write_completion(COMPLETED, config.shell), end="")
         return 0
     if config.command == "public-key":
         print(public_key(load_or_create_private_key(KEY)))
@@ -92,6 +101,7 @@ async def run_agent(config: AgentConfig) -> int:
                 site.dataplane,
                 status,
                 SnapshotFile(SNAPSHOT),
+                pods=CNIFile(config.cni_path) if config.options.cni else None,
                 clean_up=config.clean_up,
             )
             server = StatusServer(config.listen, status)
@@ -100,6 +110,17 @@ async def run_agent(config: AgentConfig) -> int:
                 await engine.run(catch_signals())
             finally:
                 server.stop()
+    return 0
+
+
+async def run_webhook(config: WebhookConfig) -> int:
+    """Judge Peers until SIGTERM or SIGINT."""
+    # Imported here: an agent needs none of it, and starts on machines with little memory.
+    from kilo.webhook import serve_webhook  # noqa: PLC0415 - imported only when asked for
+
+    configure(config.log_level)
+    async with open_store(config.backend) as backend:
+        await serve_webhook(config, backend, catch_signals())
     return 0
 
 
@@ -145,7 +166,7 @@ async def withdraw(config: AgentConfig) -> None:
     not keep the host from being clean.
     """
     try:
-        async with asyncio.timeout(CLOSE_SECONDS), open_store(config) as backend:
+        async with asyncio.timeout(CLOSE_SECONDS), open_store(config.backend) as backend:
             await backend.withdraw(config.name)
     except (KiloError, TimeoutError) as error:
         reason = str(error) or f"no answer in {CLOSE_SECONDS:.0f} s"
@@ -177,7 +198,7 @@ async def open_site(
 
     The store comes first: who asks for one that there is not should not be left with a key.
     """
-    async with open_store(config) as backend:
+    async with open_store(config.backend) as backend:
         key = load_key(KEY)
         register_secret(key)
         agent = Agent(
@@ -186,6 +207,7 @@ async def open_site(
             options=config.options,
             policy=config.policy,
             flags=config.settings,
+            defaults=config.defaults,
             version=f"kg {__version__}",
         )
         async with open_dataplane(config, key) as dataplane:
@@ -193,9 +215,9 @@ async def open_site(
 
 
 @asynccontextmanager
-async def open_store(config: AgentConfig) -> AsyncIterator[Backend]:
+async def open_store(config: BackendConfig) -> AsyncIterator[Backend]:
     """The backend that was chosen."""
-    backend = await open_backend(config.backend)
+    backend = await open_backend(config)
     try:
         yield backend
     finally:
@@ -209,6 +231,7 @@ async def open_dataplane(config: AgentConfig, key: PrivateKey) -> AsyncIterator[
         config.interface,
         wireguard=WireGuard(config.interface, key, create=config.create_interface),
         firewall=NFTables(),
+        tunnel=config.options.tunnel,
         hostname=config.name,
     )
     try:

@@ -23,6 +23,7 @@ from kilo.backends.formats import (
     ENDPOINT,
     GOOD_NETWORKS,
     GRANULARITY,
+    INTERFACE,
     INTERNAL_IPS,
     LATEST_SECOND,
     PUBLIC_KEY,
@@ -146,6 +147,7 @@ REPORTED = (
     Field(name="wireguard-ip", attribute="wireguard_ips", format=FIRST_IP),
     Field(name="discovered-endpoints", attribute="discovered_endpoints", format=DISCOVERED_JSON),
     Field(name="granularity", attribute="granularity", format=GRANULARITY),
+    Field(name="cni-compatibility-ip", attribute="cni_compatibility_ip", format=INTERFACE),
     Field(name="last-seen", attribute="last_seen", format=LAST_SEEN),
 )
 AGENT = (Field(name="agent", attribute="agent", format=AGENT_NAME),)
@@ -160,13 +162,9 @@ DECLARED_PODS = (Field(name="pod-subnets", attribute="pod_subnets", format=GOOD_
 """An operator's, and ours: for a cluster that gives its nodes no pod CIDR."""
 MEANT_EMPTY = ("force-internal-ip", "leader", "location")
 """Elsewhere ``""`` is what Kilo's agents, and people's templates, write for nothing at all."""
-UNKNOWN_TO_US = "cni-compatibility-ip"
-"""Cilium's address of the node. Kilo's agents write it always, empty without Cilium."""
 
 _WRITTEN = (*REPORTED, *COMPLETE, *AGENT)
-REPORTED_ANNOTATIONS: tuple[str, ...] = tuple(
-    PREFIX + name for name in (*(one.name for one in _WRITTEN), UNKNOWN_TO_US)
-)
+REPORTED_ANNOTATIONS: tuple[str, ...] = tuple(PREFIX + one.name for one in _WRITTEN)
 """The full names of all that an agent writes: to withdraw is to remove these."""
 
 
@@ -175,9 +173,7 @@ def make_report_annotations(report: NodeReport, *, last_seen: int) -> dict[str, 
 
     ``last_seen`` is in Unix seconds. A discovered endpoint that is a DNS name is left out.
     """
-    values = {one.name: _emit(one, report, last_seen) for one in _WRITTEN}
-    values[UNKNOWN_TO_US] = ""
-    return {PREFIX + name: value for name, value in values.items()}
+    return {PREFIX + one.name: _emit(one, report, last_seen) for one in _WRITTEN}
 
 
 def _emit(one: Field, report: NodeReport, last_seen: int) -> str | None:

@@ -31,6 +31,7 @@ from kilo.backends.formats import (
     ENDPOINT,
     GOOD_NETWORKS,
     GRANULARITY,
+    INTERFACE,
     INTERFACES,
     INTERNAL_IPS,
     MTU,
@@ -90,6 +91,12 @@ REPORT_FIELDS = (
         default=(),
     ),
     Field(name="granularity", attribute="granularity", format=GRANULARITY, default=None),
+    Field(
+        name="cniCompatibilityIP",
+        attribute="cni_compatibility_ip",
+        format=INTERFACE,
+        default=None,
+    ),
     Field(name="agent", attribute="agent", format=TEXT, default=""),
     Field(name="lastSeen", attribute="last_seen", format=UNIX_TIME, default=None),
 )

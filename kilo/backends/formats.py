@@ -273,6 +273,7 @@ SOME_NETWORKS = Format(
     schema={"type": "array", "minItems": 1, "items": {"type": "string", "format": "cidr"}},
 )
 SUBNETS = Format(parse=read_subnets, emit=emit_texts)
+INTERFACE = Format(parse=read_cidr, emit=str)
 INTERFACES = Format(parse=read_interfaces, emit=emit_texts)
 INTERNAL_IPS = Format(parse=read_internal_ips, emit=emit_internal_ips)
 PUBLIC_KEY = make_key_format(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,21 +23,45 @@ class BackendConfig:
     """Of the file backend."""
     topology_label: str = DEFAULT_TOPOLOGY_LABEL
     """The label of a Kubernetes Node that holds its location."""
+    kubeconfig: str = ""
+    """Of the kubernetes backend: path of a kubeconfig; in-cluster where ``master`` is empty too."""
+    master: str = ""
+    """Of the kubernetes backend: URL of the API server; wins over the kubeconfig's."""
 
 
 async def open_backend(config: BackendConfig) -> Backend:
     """The backend, ready for use and to be closed by the caller.
 
-    ``ConfigError`` for one that there is not. A store that cannot be reached is no error
-    here: the backend says so when it is used.
+    ``ConfigError`` for one that there is not, and for flags of no use. A store that cannot be
+    reached is no error here: the backend says so when it is used.
     """
     if config.kind not in BACKENDS:
         raise ConfigError(f"--backend={config.kind}: is not one of {', '.join(BACKENDS)}")
-    if config.kind != "file":
-        raise ConfigError(
-            f"--backend={config.kind} comes with a later release; --backend=file works"
-        )
-    # Imported here: whoever chooses another store must not need this one's library.
-    from kilo.backends.file.backend import FileBackend  # noqa: PLC0415 - imported only when chosen
+    match config.kind:
+        case "kubernetes":
+            return await _open_kubernetes(config)
+        case "file":
+            return _open_file(config)
+    raise ConfigError(
+        f"--backend={config.kind} comes with a later release;"
+        " --backend=kubernetes and --backend=file work"
+    )
+
+
+# Imported where it is chosen: whoever chooses another store must not load this one's library.
+
+
+def _open_file(config: BackendConfig) -> Backend:
+    from kilo.backends.file.backend import FileBackend  # noqa: PLC0415 - see above
 
     return FileBackend(config.directory, topology_label=config.topology_label)
+
+
+async def _open_kubernetes(config: BackendConfig) -> Backend:
+    from kilo.backends.kubernetes.backend import KubernetesBackend  # noqa: PLC0415 - see above
+    from kilo.backends.kubernetes.client import Access, Client  # noqa: PLC0415 - see above
+    from kilo.backends.kubernetes.credentials import check_access  # noqa: PLC0415 - see above
+
+    access = Access(kubeconfig=config.kubeconfig, master=config.master)
+    await asyncio.to_thread(check_access, access)  # blocks: reads files
+    return KubernetesBackend(Client(access), topology_label=config.topology_label)

@@ -38,7 +38,7 @@ from kilo.mesh.roaming import (
 )
 from kilo.mesh.state import DataplaneState
 from kilo.mesh.topology import Segment, Topology, build_topology
-from kilo.mesh.view import Observations, RenderOptions
+from kilo.mesh.view import CILIUM_HOST, Compatibility, Observations, RenderOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,8 +168,17 @@ def find_own_report(agent: Agent, knowledge: Knowledge, settings: Settings) -> N
         public_key=agent.public_key,
         endpoint=Endpoint(host=str(address), port=settings.port) if address else None,
         internal_ips=find_internal_ips(knowledge.facts, agent.policy),
+        cni_compatibility_ip=_find_compatibility_ip(knowledge.facts, agent.options),
         agent=agent.version,
     )
+
+
+def _find_compatibility_ip(facts: HostFacts, options: RenderOptions) -> IPInterface | None:
+    """Where Cilium finds this host."""
+    if options.compatibility is not Compatibility.CILIUM:
+        return None
+    borne = (a.interface for a in facts.addresses if a.link == CILIUM_HOST)
+    return next((interface for interface in borne if interface.version == 4), None)
 
 
 def find_node(snapshot: Snapshot, name: str) -> Node:

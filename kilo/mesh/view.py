@@ -18,6 +18,7 @@ from kilo.mesh.topology import Segment, Topology
 
 FLANNEL_LINK = "flannel.1"
 CILIUM_TUNNEL = "cilium_tunl"
+CILIUM_HOST = "cilium_host"
 
 
 class Compatibility(StrEnum):

@@ -81,6 +81,8 @@ reports = st.builds(
         lambda found: tuple(sorted(found.items(), key=lambda item: item[0]))
     ),
     granularity=st.none() | st.sampled_from(Granularity),
+    cni_compatibility_ip=st.none() | interface_lists().filter(bool).map(lambda found: found[0]),
+    agent=st.sampled_from(("", "kg 0.1.0")),
 )
 peers = st.builds(
     Peer,

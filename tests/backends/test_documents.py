@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import ip_interface, ip_network
 from typing import Any
 
 import pytest
@@ -162,6 +162,7 @@ def test_a_report_is_read_with_its_stamp() -> None:
             "wireguardIPs": ["10.4.0.1/16"],
             "discoveredEndpoints": [{"publicKey": KEY, "endpoint": "203.0.113.7:4500"}],
             "granularity": "cross",
+            "cniCompatibilityIP": "10.2.1.77/32",
             "agent": "kg 1.0.0",
             "lastSeen": 1_700_000_000,
         },
@@ -176,6 +177,7 @@ def test_a_report_is_read_with_its_stamp() -> None:
             wireguard_ips=interfaces("10.4.0.1/16"),
             discovered_endpoints=((make_key("a"), Endpoint(host="203.0.113.7", port=4500)),),
             granularity=Granularity.CROSS,
+            cni_compatibility_ip=ip_interface("10.2.1.77/32"),
             agent="kg 1.0.0",
         ),
         last_seen=1_700_000_000,

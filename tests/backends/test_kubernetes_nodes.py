@@ -109,6 +109,7 @@ def test_a_kubernetes_node_with_all_its_annotations_is_read() -> None:
             wireguard_ips=interfaces("10.4.0.1/16"),
             discovered_endpoints=((make_key("a"), Endpoint(host="203.0.113.7", port=4500)),),
             granularity=Granularity.LOCATION,
+            cni_compatibility_ip=interfaces("192.168.200.1/24")[0],
         ),
         last_seen=1_700_000_000,
     )

@@ -30,6 +30,7 @@ from kilo.mesh.readiness import Heartbeat
 from kilo.mesh.roaming import Observed
 from kilo.mesh.state import DataplaneState, PeerStats
 from kilo.mesh.topology import build_topology
+from kilo.mesh.view import Compatibility, RenderOptions
 from tests.builders import make_key
 from tests.mesh.fleets import interfaces, make_facts, make_node, make_peer, nets, say
 
@@ -238,3 +239,11 @@ def test_a_host_without_pod_subnet_beside_kilos_own_agents_is_told_what_it_lacks
 
 def test_the_report_says_which_agent_wrote_it() -> None:
     assert _plan(Snapshot(), agent=replace(AGENT, version="kg 9.9.9")).report.agent == "kg 9.9.9"
+
+
+def test_beside_cilium_the_report_says_where_cilium_finds_the_host() -> None:
+    facts = make_facts(eth0="192.168.1.1/24", cilium_host="fd00:2:1::7/128 10.2.1.77/32")
+    beside = replace(AGENT, options=RenderOptions(compatibility=Compatibility.CILIUM))
+    found = _plan(Snapshot(), facts=facts, agent=beside).report.cni_compatibility_ip
+    assert str(found) == "10.2.1.77/32"
+    assert _plan(Snapshot(), facts=facts).report.cni_compatibility_ip is None
