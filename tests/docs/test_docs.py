@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kilo.agentflags import FLAG_SET, FLAGS, LATER
+from kilo.agentflags import FLAG_SET, FLAGS
 from kilo.backends.documents import KINDS, read_document
 from kilo.backends.file.backend import FileBackend
 from kilo.lab.spec import load_spec
+from kilo.webhookflags import WEBHOOK_FLAGS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")))
@@ -68,7 +69,8 @@ def test_every_link_leads_to_a_file(page: Path) -> None:
 def test_every_flag_of_kg_that_is_written_about_exists(page: Path) -> None:
     calls = re.findall(r"`kg ([^`]*)`|^kg (.*)$", page.read_text(), re.MULTILINE)
     flags = {flag for call in calls for flag in re.findall(r"--([a-z-]+)", " ".join(call))}
-    assert flags <= {flag.name for flag in FLAGS} | {"help"}
+    known = {flag.name for flag in (*FLAGS, *WEBHOOK_FLAGS)}
+    assert flags <= known | {"help"}
 
 
 # Spec section 2, and our own.
@@ -82,12 +84,16 @@ KILO_FLAGS = (
 
 def test_the_agent_knows_every_flag_of_kilo() -> None:
     assert set(KILO_FLAGS.split()) <= {flag.name for flag in FLAGS}
-    assert LATER.keys() <= set(KILO_FLAGS.split())
 
 
 def test_help_shows_every_flag() -> None:
     text = FLAG_SET.format_help(100)
     assert [flag.name for flag in FLAGS if f"--{flag.name}" not in text or not flag.help] == []
+
+
+def test_every_flag_of_the_webhook_is_documented() -> None:
+    text = (ROOT / "docs/webhook.md").read_text()
+    assert [flag.name for flag in WEBHOOK_FLAGS if f"--{flag.name}" not in text] == []
 
 
 def test_every_field_of_every_kind_is_documented() -> None:
