@@ -242,7 +242,7 @@ class Problem:
     """Something in the store that was left out, and why; ``str()`` is one line for an operator."""
 
     source: str
-    """Where it stands: ``peers.yaml, document 2``; the object's name where there is no file."""
+    """Where it stands: ``peers.yaml, document 2``; empty for an object of a cluster."""
     object: str
     """Kind and name, ``Peer squat``; empty where not even that could be read."""
     field: str = ""

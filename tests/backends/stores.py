@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from json import dumps
 from pathlib import Path
 from typing import Protocol
 
@@ -17,8 +18,14 @@ import yaml
 from kilo.backends.base import Backend
 from kilo.backends.documents import make_node_document, make_settings_document
 from kilo.backends.file.backend import FileBackend
+from kilo.backends.kubernetes.backend import KubernetesBackend
+from kilo.backends.kubernetes.client import Access, Client
+from kilo.backends.kubernetes.settings import SETTINGS_NAME, make_config_map
 from kilo.backends.memory import MemoryBackend
+from kilo.lab.apicalls import RefusedError
 from kilo.mesh.model import NodeSpec, PartialSettings
+from tests.cluster.planes import CONFIG_MAPS, NAMESPACE, Cluster, share_plane
+from tests.cluster.relay import Relay
 
 NOW = 1_700_000_000
 
@@ -35,6 +42,10 @@ class Clock:
 
 class Operator(Protocol):
     """What people and faults do to a store, past the backend."""
+
+    def register(self, name: str) -> None:
+        """What comes before an agent where machines are registered by somebody else."""
+        ...
 
     def put_node(self, name: str, spec: NodeSpec) -> None: ...
     def delete_node(self, name: str) -> None: ...
@@ -62,6 +73,9 @@ class DirectoryOperator:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._aside = directory.with_name("aside")
+
+    def register(self, name: str) -> None:
+        """Nothing: an agent's report will do."""
 
     def put_node(self, name: str, spec: NodeSpec) -> None:
         self.put_document(f"node-{name}", make_node_document(name, spec))
@@ -101,8 +115,49 @@ class MemoryOperator:
         self.delete_document = backend.delete_document
         self.come_back = backend.come_back
 
+    def register(self, name: str) -> None:
+        """Nothing: an agent's report will do."""
+
     def go_away(self) -> None:
         self._backend.go_away("gone")
+
+
+class ClusterOperator:
+    """Has the administrator's rights, writes past the API server, and breaks the way to it."""
+
+    def __init__(self, cluster: Cluster, relay: Relay) -> None:
+        self._cluster = cluster
+        self._plane = cluster.plane
+        self.delete_node = cluster.delete_node
+        self.go_away = relay.refuse
+        self.come_back = relay.resume
+
+    def register(self, name: str) -> None:
+        """As a kubelet does, where nobody gives pod CIDRs."""
+        self._cluster.put_node(name, pod_cidrs=())
+
+    def put_node(self, name: str, spec: NodeSpec) -> None:
+        """Only what the contract's nodes are declared with."""
+        annotations = {"location": spec.location} if spec.location else {}
+        try:
+            subnets = tuple(map(str, spec.pod_subnets))
+            self._cluster.put_node(name, annotations, pod_cidrs=subnets)
+        except RefusedError:
+            self._cluster.annotate(name, annotations)
+
+    def put_settings(self, settings: PartialSettings) -> None:
+        document = make_config_map(settings, namespace=NAMESPACE)
+        self._plane.call("POST", CONFIG_MAPS, document)
+
+    def delete_settings(self) -> None:
+        self._plane.call("DELETE", f"{CONFIG_MAPS}/{SETTINGS_NAME}")
+
+    def put_document(self, source: str, document: object) -> None:
+        """A Peer such as an older CustomResourceDefinition lets in."""
+        self._plane.etcdctl("put", f"/registry/kilo.squat.ai/peers/{source}", text=dumps(document))
+
+    def delete_document(self, source: str) -> None:
+        self._plane.etcdctl("del", f"/registry/kilo.squat.ai/peers/{source}")
 
 
 @contextlib.asynccontextmanager
@@ -124,7 +179,26 @@ async def open_directory(directory: Path) -> AsyncIterator[Store]:
     await other.close()
 
 
+@contextlib.asynccontextmanager
+async def open_cluster(_directory: Path) -> AsyncIterator[Store]:
+    clock = Clock()
+    plane = share_plane()
+    cluster = Cluster(plane)
+    with Relay(port=plane.files.port) as relay:
+        groups = ["system:masters"]
+        config = plane.make_kubeconfig("contract", server=relay.server, groups=groups)
+        access = Access(kubeconfig=str(config))
+        backend = KubernetesBackend(Client(access), wall_clock=clock)
+        other = KubernetesBackend(Client(access), wall_clock=clock)
+        operator = ClusterOperator(cluster, relay)
+        yield Store(backend=backend, other=other, operator=operator, clock=clock)
+        await backend.close()
+        await other.close()
+    cluster.empty()
+
+
 STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {
     "memory": open_memory,
     "file": open_directory,
+    "kubernetes": open_cluster,
 }

@@ -53,18 +53,22 @@ async def test_a_report_joins_the_declaration_of_its_node_and_is_stamped(store: 
 
 
 async def test_a_node_that_only_reports_exists_too(store: Store) -> None:
+    store.operator.register("a1")
     await store.backend.publish(make_report("a1"))
     assert [node.name for node in (await store.backend.snapshot()).nodes] == ["a1"]
 
 
 async def test_another_agent_sees_what_one_publishes(store: Store) -> None:
+    report = make_report("a1")
     follower = Follower(store.other)
     await follower.next()
-    await store.backend.publish(make_report("a1"))
-    await follower.until(lambda snapshot: [node.name for node in snapshot.nodes] == ["a1"])
+    store.operator.register("a1")
+    await store.backend.publish(report)
+    await follower.until(lambda snapshot: [node.report for node in snapshot.nodes] == [report])
 
 
 async def test_publishing_again_replaces_the_report(store: Store) -> None:
+    store.operator.register("a1")
     await store.backend.publish(make_report("a1"))
     moved = make_report("a1", endpoint="203.0.113.9:51820")
     await store.backend.publish(moved)
@@ -72,6 +76,7 @@ async def test_publishing_again_replaces_the_report(store: Store) -> None:
 
 
 async def test_a_heartbeat_is_told_though_the_snapshot_is_equal(store: Store) -> None:
+    store.operator.register("a1")
     await store.backend.publish(make_report("a1"))
     follower = Follower(store.backend)
     first = await follower.until(lambda snapshot: bool(snapshot.nodes))
@@ -229,6 +234,8 @@ async def test_closing_ends_every_watch_and_may_be_done_twice(store: Store) -> N
 
 
 async def test_many_calls_at_once_all_arrive(store: Store) -> None:
+    for number in range(20):
+        store.operator.register(f"n{number:02}")
     async with asyncio.TaskGroup() as tasks:
         for number in range(20):
             tasks.create_task(store.backend.put_peer(make_peer(f"p{number:02}", "10.5.0.0/24")))

@@ -1,1 +1,1 @@
-"""The Kubernetes backend: for clusters. Comes with a later release."""
+"""The Kubernetes backend: the mesh as the objects of a cluster."""
