@@ -95,8 +95,15 @@ def test_a_tunnel_removed_leaves_the_kernels_own_as_it_was(host: Host) -> None:
     host.run(remove_tunnel(WANTED))
 
 
-@pytest.mark.parametrize("use", [f"ip link set {LINK} up", f"ip addr add 10.9.9.9/32 dev {LINK}"])
-def test_a_tunnel_that_others_use_is_theirs(host: Host, use: str) -> None:
+def test_a_tunnel_that_others_have_set_up_is_theirs(host: Host) -> None:
+    use_and_leave_alone(host, f"ip link set {LINK} up")
+
+
+def test_a_tunnel_that_others_gave_an_address_is_theirs(host: Host) -> None:
+    use_and_leave_alone(host, f"ip address add 10.9.9.9/32 dev {LINK}")
+
+
+def use_and_leave_alone(host: Host, use: str) -> None:
     host.sh(f"ip link show {LINK} || ip link add {LINK} type ipip; {use}")
     before = describe(host)
     assert read_busy(host) == {LINK}
