@@ -115,12 +115,12 @@ def use_and_leave_alone(host: Host, use: str) -> None:
 
 
 def test_another_link_of_that_name_is_left_alone(host: Host) -> None:
-    if LINK in host.sh("ip -brief link"):
-        pytest.skip("the kernel has a tunnel of that name in every namespace")
-    host.sh(f"ip link add {LINK} type bridge")
+    host.sh("ip link add taken type bridge")
     with pytest.raises(DataplaneError, match="a link of kind bridge bears its name"):
-        host.run(put_tunnel(WANTED))
-    assert "bridge" in describe(host)
+        host.run(put_tunnel(replace(WANTED, name="taken")))
+    assert host.run(read_tunnel("taken")) is None
+    host.run(remove_tunnel(replace(WANTED, name="taken")))
+    assert "bridge" in host.sh("ip -details link show dev taken")
 
 
 def test_ipip_passes_within_the_location_and_from_elsewhere_is_dropped(location: Location) -> None:
