@@ -116,6 +116,10 @@ class Box:
         spaces = ("--net", "--mount", "--root", "--uts", "--pid")
         return self._enter(*spaces, "--wdns=/", "--", *command)
 
+    def wrap_network(self, command: Sequence[str]) -> list[str]:
+        """Likewise, in the box's network only: with the machine's files and processes."""
+        return self._enter("--net", "--", *command)
+
     def _enter(self, *rest: str) -> list[str]:
         return ["nsenter", f"--target={self.pid}", *rest]
 
@@ -160,7 +164,7 @@ class Box:
         Raises ``LabError`` with the tool's reason and the line it did not take.
         """
         done = subprocess.run(  # noqa: S603 - as ``call``
-            self._enter("--net", "--", *command),
+            self.wrap_network(command),
             input=lines,
             capture_output=True,
             text=True,
@@ -202,9 +206,15 @@ class Box:
         end_processes(found, number=number, timeout=timeout)
         return len(found)
 
+    @contextmanager
+    def network(self) -> Iterator[None]:
+        """Sockets that this thread makes in the meantime are in the box's network, and stay so."""
+        with _inside_network(self.pid):
+            yield
+
     def connect(self, host: str, port: int, *, timeout: float) -> socket.socket:
         """A TCP connection made from inside the box; raises ``OSError``."""
-        with _inside_network(self.pid):
+        with self.network():
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             connection = socket.socket(family, socket.SOCK_STREAM)
         connection.settimeout(timeout)

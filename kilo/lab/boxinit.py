@@ -106,7 +106,8 @@ def prepare_files(lab: Path, name: str) -> None:
     mount("sysfs", "/sys", "sysfs")
     replace_entries(Path("/run"), {"wireguard", "netns"}, home / "stash", lab)
     Path("/run/wireguard").mkdir(mode=0o700)
-    replace_entries(Path("/var/lib"), {"kilo"}, home / "stash", lab)
+    # "cni": where plugins note which pod has which address.
+    replace_entries(Path("/var/lib"), {"kilo", "cni"}, home / "stash", lab)
     bind(disk, Path("/var/lib/kilo"), recursive=False)
     etc = Path("/etc")
     replace_entries(etc, {"cni", "hosts", "hostname", "resolv.conf"}, home / "stash", lab)

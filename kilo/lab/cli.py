@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -17,10 +17,12 @@ from kilo.errors import ConfigError, LabError
 from kilo.flags import BOOL, DURATION, STRING, Flag, FlagSet, Parsed, format_rows
 from kilo.lab import demo
 from kilo.lab.box import make_environment
+from kilo.lab.boxedplane import BoxedPlane
 from kilo.lab.lab import Lab, take_down
 from kilo.lab.reach import Reachability, draw_table
 from kilo.lab.screen import Screen
 from kilo.lab.status import draw_status
+from kilo.lab.stores import FILE, STORES
 from kilo.mesh.model import Granularity
 
 WIDTH = 100
@@ -33,6 +35,7 @@ GRANULARITY = Flag(
     "in place of the mesh's own",
     choices=tuple(one.value for one in Granularity),
 )
+BACKEND = Flag("backend", STRING, FILE, "the store that the agents share", choices=STORES)
 AGENTS = Flag("agents", BOOL, default=True, help="start the agents")
 WAIT = Flag("wait", DURATION, 120.0, "how long to wait until everybody reaches everybody; 0s: not")
 OUTPUT = Flag("output", STRING, "table", "how to print it", choices=("table", "json"), short="o")
@@ -115,6 +118,7 @@ def run_up(parsed: Parsed) -> int:
     lab = Lab.up(
         Path(parsed.arguments[0]),
         name=parsed.value(NAME),
+        backend=parsed.value(BACKEND),
         agents=parsed.value(AGENTS),
         granularity=parsed.value(GRANULARITY) or None,
         progress=lambda words: print(words, file=sys.stderr),
@@ -161,13 +165,48 @@ def run_status(parsed: Parsed) -> int:
 
 def run_exec(parsed: Parsed) -> int:
     """Run a command with our own input and output; its exit status."""
-    host, *command = parsed.arguments
+    host, *words = parsed.arguments
     box = open_lab(parsed).host(host).box
-    words = command[1:] if command[:1] == ["--"] else command
-    if not words:
+    command = drop_dashes(words)
+    if not command:
         raise ConfigError(f"exec {host}: no command is given")
-    done = subprocess.run(box.wrap(words), check=False, env=make_environment())  # noqa: S603 - running what it is told is what it is for
-    return done.returncode
+    return run_through(box.wrap(command))
+
+
+def drop_dashes(words: Sequence[str]) -> Sequence[str]:
+    """The words of a command, which may be set off from flags of ours."""
+    return words[1:] if words[:1] == ["--"] else words
+
+
+def run_through(command: Sequence[str]) -> int:
+    """Run it with our own input and output; its exit status."""
+    return subprocess.run(command, check=False, env=make_environment()).returncode  # noqa: S603 - running what it is told is what it is for
+
+
+def run_kubectl(parsed: Parsed) -> int:
+    """Run ``kubectl`` with our own input, output and files; its exit status."""
+    return run_through(open_lab(parsed).plane.wrap_kubectl(drop_dashes(parsed.arguments)))
+
+
+PLANE_ACTIONS: Mapping[str, Callable[[BoxedPlane], None]] = MappingProxyType(
+    {
+        "kill": BoxedPlane.kill,
+        "start": BoxedPlane.start,
+        "freeze": BoxedPlane.freeze,
+        "thaw": BoxedPlane.thaw,
+        "save": BoxedPlane.save,
+        "restore": BoxedPlane.restore,
+    }
+)
+
+
+def run_store(parsed: Parsed) -> int:
+    """Do something to the control plane."""
+    word = parsed.arguments[0]
+    if word not in PLANE_ACTIONS:
+        raise ConfigError(f"store {word!r}: is not one of {', '.join(PLANE_ACTIONS)}")
+    PLANE_ACTIONS[word](open_lab(parsed).plane)
+    return 0
 
 
 def run_logs(parsed: Parsed) -> int:
@@ -228,7 +267,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             run=run_up,
             arguments="DIR",
             help="build the lab of a directory with lab.yaml and mesh/",
-            flags=(NAME, GRANULARITY, AGENTS, WAIT),
+            flags=(NAME, BACKEND, GRANULARITY, AGENTS, WAIT),
             least=1,
             most=1,
         ),
@@ -257,6 +296,22 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             arguments="HOST",
             help="print what a host's agent has logged",
             flags=(NAME, FOLLOW),
+            least=1,
+            most=1,
+        ),
+        "kubectl": Command(
+            run=run_kubectl,
+            arguments="-- WORDS",
+            help="run kubectl on the API server of --backend=kubernetes, as its administrator",
+            least=1,
+            most=None,
+            interspersed=False,
+        ),
+        "store": Command(
+            run=run_store,
+            arguments="|".join(PLANE_ACTIONS),
+            help="what may befall an API server: killed, started, stopped where it is and let go"
+            " on, its data saved and set back to what was saved",
             least=1,
             most=1,
         ),

@@ -103,11 +103,11 @@ def _show_graph(lab: Lab) -> None:
 
 def _show_granularity(lab: Lab, granularity: Granularity) -> None:
     _title(f"Settings say granularity: {granularity}; no agent is restarted")
-    meshdir.set_settings(lab.mesh, granularity=granularity.value)
+    lab.store.set_settings(granularity=granularity.value)
     names = {host.name for host in lab.agent_hosts}
 
     def adopted() -> bool:
-        nodes = [node for node in meshdir.read_snapshot(lab.mesh).nodes if node.name in names]
+        nodes = [node for node in lab.store.read_snapshot().nodes if node.name in names]
         return all(n.report is not None and n.report.granularity is granularity for n in nodes)
 
     _await(adopted, f"every agent reports granularity {granularity}", CHANGE_SECONDS)
@@ -118,7 +118,7 @@ def _show_granularity(lab: Lab, granularity: Granularity) -> None:
 
 def _find_segments(lab: Lab) -> dict[str, Segment]:
     """The segments as an agent that starts now would build them, by name."""
-    topology = meshdir.read_topology(meshdir.read_snapshot(lab.mesh))
+    topology = meshdir.read_topology(lab.store.read_snapshot())
     return {segment.name: segment for segment in topology.segments}
 
 

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from kilo.errors import LabError
-from kilo.lab.box import Box
+from kilo.lab.box import Box, Popen
+from kilo.lab.pods import Pod, Pods
 from kilo.lab.spec import HostSpec
 from kilo.mesh.keys import PrivateKey
 from kilo.mesh.model import IPInterface
@@ -40,17 +42,18 @@ class Answer:
 class Host:
     """One host; its box may be off."""
 
-    def __init__(self, lab: Path, spec: HostSpec, common_flags: tuple[str, ...]) -> None:
+    def __init__(self, lab: Path, spec: HostSpec, flags: tuple[str, ...]) -> None:
+        """The host of a lab; ``flags`` are those of every agent and of its store."""
         self.name = spec.name
         self.spec = spec
         self.box = Box(lab, spec.name)
         self.log = lab / "logs" / f"{spec.name}.log"
         self.disk = lab / "hosts" / spec.name / "disk"
+        self.pods = Pods(self.box, lab / "hosts" / spec.name / "pods")
         self.applied_conf = ""
         """What ``guests`` last configured here, its private key left out."""
         self._stopped = lab / "hosts" / spec.name / "stopped"
-        self._mesh = lab / "mesh"
-        self._flags = (*common_flags, *spec.flags)
+        self._flags = (*flags, *spec.flags)
 
     def run(self, command: Sequence[str], *, text: str = "", timeout: float = 120.0) -> str:
         """The output of a program run on the host; raises ``LabError`` if it fails."""
@@ -59,6 +62,14 @@ class Host:
     def succeeds(self, command: Sequence[str], *, timeout: float = 120.0) -> bool:
         """Whether a program run on the host ends with 0."""
         return self.box.call(command, timeout=timeout).returncode == 0
+
+    def call(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Run a program on the host and wait; whatever it returns is returned."""
+        return self.box.call(command)
+
+    def popen(self, command: Sequence[str]) -> Popen:
+        """Start a program on the host whose input and output are pipes of text, line by line."""
+        return self.box.popen(command)
 
     def store_key(self, key: PrivateKey) -> None:
         """Put the private key where an agent keeps it; the host must not have one yet."""
@@ -79,6 +90,16 @@ class Host:
     def note_started(self) -> None:
         """Note that it is to run."""
         self._stopped.unlink(missing_ok=True)
+
+    @property
+    def has_cni(self) -> bool:
+        """Whether its agent keeps a CNI configuration, by which its pods are joined to it."""
+        given = [flag for flag in self._flags if flag.partition("=")[0] == "--cni"]
+        return given[-1:] in (["--cni"], ["--cni=true"])
+
+    def add_pod(self, name: str) -> Pod:
+        """Make a pod; raises ``LabError`` while there is no CNI configuration to join it by."""
+        return self.pods.add(name)
 
     def add_pod_bridge(self, addresses: Sequence[IPInterface]) -> None:
         """What a CNI plugin would have made: a bridge that bears the pods' gateway addresses."""
@@ -101,8 +122,6 @@ class Host:
         return [
             sys.executable,
             *self.agent_arguments,
-            "--backend=file",
-            f"--directory={self._mesh}",
             f"--listen=127.0.0.1:{AGENT_PORT}",
             f"--interface={AGENT_INTERFACE}",
             *self._flags,

@@ -18,20 +18,25 @@ from dataclasses import replace
 from ipaddress import ip_network
 from itertools import permutations
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from kilo.errors import ConfigError, LabError
 from kilo.keyfile import generate_private_key, load_private_key, public_key
 from kilo.lab import meshdir, reach, wiring
 from kilo.lab.box import find_inits
+from kilo.lab.boxedplane import BoxedPlane
+from kilo.lab.cluster import ClusterStore
 from kilo.lab.fabric import PARALLEL_BOXES, Fabric
 from kilo.lab.guests import follow
 from kilo.lab.host import Host
-from kilo.lab.probing import Probe
+from kilo.lab.pods import Pod
+from kilo.lab.probing import Place, Probe
 from kilo.lab.processes import end_processes
 from kilo.lab.reach import Reachability, Target
-from kilo.lab.spec import LabSpec, load_spec
+from kilo.lab.spec import HostSpec, LabSpec, load_spec
 from kilo.lab.storage import UP, LabState, Storage
+from kilo.lab.stores import FILE, KUBERNETES, STORES, DirectoryStore, Store
+from kilo.lab.storewiring import add_store
 from kilo.mesh.model import Endpoint, Node, Peer
 from kilo.mesh.topology import Topology
 
@@ -48,6 +53,7 @@ TOOLS = {
 
 CHECK_PAUSE_SECONDS = 0.5
 
+P = TypeVar("P", Host, Host | Pod)
 Progress = Callable[[str], None]
 
 
@@ -58,14 +64,21 @@ def _say_nothing(_: str) -> None:
 class Lab:
     """One lab of this machine, by name; also a context manager that takes it down."""
 
-    def __init__(self, storage: Storage, spec: LabSpec) -> None:
+    def __init__(self, storage: Storage, spec: LabSpec, *, backend: str) -> None:
         self.name = storage.name
         self.path = storage.path
         self.mesh = storage.path / "mesh"
+        """The mesh as documents; of a cluster only until that is filled with them."""
         self.spec = spec
-        self.fabric = Fabric(storage.path, spec)
         self._storage = storage
-        self.hosts = {host.name: Host(self.path, host, spec.flags) for host in spec.hosts}
+        self.fabric = Fabric(storage.path, add_store(spec) if backend == KUBERNETES else spec)
+        self.store: Store = DirectoryStore(self.mesh)
+        if backend == KUBERNETES:
+            self.store = ClusterStore(storage.path, self.fabric)
+        self.hosts = {host.name: self._make_host(host) for host in spec.hosts}
+
+    def _make_host(self, spec: HostSpec) -> Host:
+        return Host(self.path, spec, (*self.store.flags(spec.name), *self.spec.flags))
 
     @classmethod
     def up(
@@ -73,23 +86,27 @@ class Lab:
         directory: Path,
         *,
         name: str = "lab",
+        backend: str = FILE,
         agents: bool = True,
         granularity: str | None = None,
         progress: Progress = _say_nothing,
     ) -> Self:
         """Make the lab of a directory with ``lab.yaml`` and ``mesh/``, its agents started.
 
-        Raises ``ConfigError`` for a bad ``lab.yaml`` before anything is made, ``LabError`` if a
-        lab of that name exists or the machine cannot make it; then what was made is taken down.
+        ``backend``, one of ``STORES``, is the store that agents share. Raises ``ConfigError`` for
+        a bad ``lab.yaml`` before anything is made, ``LabError`` if a lab of that name exists or
+        the machine cannot make it; then what was made is taken down.
         """
+        if backend not in STORES:
+            raise ConfigError(f"backend {backend!r}: is not one of {', '.join(STORES)}")
         spec = load_spec(directory / "lab.yaml")
         _require_root()
         _require_tools()
         storage = Storage(name)
-        storage.create(LabState(source=str(directory), step="beginning"))
+        storage.create(LabState(source=str(directory), step="beginning", backend=backend))
         try:
             with storage.lock():
-                lab = cls(storage, spec)
+                lab = cls(storage, spec, backend=backend)
                 lab._build(directory, granularity=granularity, agents=agents, progress=progress)
         except BaseException:
             take_down(name)
@@ -107,7 +124,7 @@ class Lab:
                 f"lab {name!r}: was left half-built ({state.step});"
                 f" 'kgctl lab down --name {name}' takes it down"
             )
-        return cls(storage, load_spec(storage.path / "lab.yaml"))
+        return cls(storage, load_spec(storage.path / "lab.yaml"), backend=state.backend)
 
     def __enter__(self) -> Self:
         return self
@@ -126,8 +143,11 @@ class Lab:
         self._copy_files(directory, granularity=granularity)
         step("making networks and routers")
         self.fabric.build()
+        step("making the store")
+        nodes = meshdir.read_snapshot(self.mesh).nodes
+        self.store.build()
         step("making hosts")
-        self._start_hosts()
+        self._start_hosts(nodes)
         if agents:
             step("starting agents")
             self.for_each(self.agent_hosts, Host.start_agent)
@@ -155,24 +175,27 @@ class Lab:
         host.store_key(private)
         meshdir.set_public_key(self.mesh, kind, name, public_key(private))
 
-    def _start_hosts(self) -> None:
+    def _start_hosts(self, nodes: Iterable[Node]) -> None:
         hosts = list(self.hosts.values())
         self.for_each(hosts, lambda host: host.box.start())
-        nodes = {node.name: node for node in meshdir.read_snapshot(self.mesh).nodes}
         for host in hosts:
-            self._connect(host, nodes.get(host.name))
+            self._connect(host, nodes)
 
-    def _connect(self, host: Host, node: Node | None) -> None:
-        """Give a host, just started, its links, and the bridge for pods if it is a node."""
+    def _connect(self, host: Host, nodes: Iterable[Node]) -> None:
+        """Give a host, just started, its links, and the bridge for pods if it is a node whose
+        pods nobody else connects.
+        """
         self.fabric.plug(host.box)
-        if node is not None:
-            host.add_pod_bridge(meshdir.find_pod_addresses(node))
+        host.pods.forget()
+        for node in nodes:
+            if node.name == host.name and not host.has_cni:
+                host.add_pod_bridge(meshdir.find_pod_addresses(node))
 
     @staticmethod
-    def for_each(hosts: Iterable[Host], work: Callable[[Host], object]) -> None:
-        """Do the same to several hosts at a time; raises the first error."""
+    def for_each(places: Iterable[P], work: Callable[[P], object]) -> None:
+        """Do the same to, or in, several hosts or pods at a time; raises the first error."""
         with ThreadPoolExecutor(PARALLEL_BOXES) as pool:
-            list(pool.map(work, hosts))
+            list(pool.map(work, places))
 
     @property
     def agent_hosts(self) -> list[Host]:
@@ -185,6 +208,13 @@ class Lab:
             raise LabError(f"host {name}: lab {self.name!r} has only {', '.join(self.hosts)}")
         return self.hosts[name]
 
+    @property
+    def plane(self) -> BoxedPlane:
+        """The control plane that holds the mesh; raises ``LabError`` where a directory does."""
+        if isinstance(self.store, ClusterStore):
+            return self.store.plane
+        raise LabError(f"lab {self.name!r}: its store is {self.store.describe()}; no API server")
+
     def kill(self, name: str) -> None:
         """Switch a host off, as a power cut does; its disk stays."""
         host = self.host(name)
@@ -196,13 +226,13 @@ class Lab:
     def start(self, name: str) -> None:
         """Switch a killed host on again, with its agent; raises ``LabError`` if it is running."""
         host = self.host(name)
-        nodes = meshdir.read_snapshot(self.mesh).nodes
+        nodes = self.store.read_snapshot().nodes
         with self._storage.lock():
             if host.box.alive:
                 raise LabError(f"host {name}: is running")
             host.box.start()
             host.note_started()
-            self._connect(host, next((node for node in nodes if node.name == name), None))
+            self._connect(host, nodes)
             if host.spec.agent:
                 host.start_agent()
 
@@ -219,8 +249,10 @@ class Lab:
         self._change_cuts(lambda cuts: {cut for cut in cuts if names and cut != gone})
 
     def _check_cut(self, names: Sequence[str]) -> None:
+        machines = {host.name for host in self.fabric.spec.hosts}  # the store's, too
         for name in names:
-            self.host(name)
+            if name not in machines:
+                self.host(name)
         if len(set(names)) != len(names) or len(names) not in {1, 2}:
             raise LabError(f"cut {' '.join(names)}: is neither one host nor two")
 
@@ -238,22 +270,22 @@ class Lab:
 
     def check(self) -> Reachability:
         """Ping everything from everything, the mesh's peers brought up to date first."""
-        snapshot = meshdir.read_snapshot(self.mesh)
+        snapshot = self.store.read_snapshot()
         topology = meshdir.read_topology(snapshot)
         outside = self._find_outside(topology)
         inside = [host for host in self.hosts.values() if host.name not in outside]
         self.for_each([h for h in inside if h.spec.peer], lambda host: follow(host, topology))
-        sources = [host for host in inside if host.spec.agent or host.spec.peer]
-        expected = {host.name for host in inside}
+        places: list[Host | Pod] = [*inside, *(pod for h in inside for pod in h.pods.list())]
+        sources = [p for p in places if isinstance(p, Pod) or p.spec.agent or p.spec.peer]
+        expected = {place.name for place in places}
         targets = reach.list_targets(self.spec, snapshot, topology)
-        asked = {
-            host.name: reach.select_targets(host, targets, topology, expected) for host in sources
-        }
+        targets = reach.put_pods_in_place(targets, inside)
+        asked = {s.name: reach.select_targets(s, targets, topology, expected) for s in sources}
         answered: dict[str, frozenset[Target]] = {}
-        self.for_each(sources, lambda h: answered.update({h.name: reach.ask(h, asked[h.name])}))
+        self.for_each(sources, lambda s: answered.update({s.name: reach.ask(s, asked[s.name])}))
         return Reachability(
-            sources=tuple(host.name for host in sources),
-            destinations=tuple(host.name for host in inside),
+            sources=tuple(source.name for source in sources),
+            destinations=tuple(place.name for place in places),
             asked=asked,
             answered=answered,
             outside=tuple(outside),
@@ -295,14 +327,17 @@ class Lab:
         *,
         addresses: Mapping[str, str] | None = None,
     ) -> Probe:
-        """Start to probe between pairs of hosts, or between all that are in the mesh.
+        """Start to probe between pairs of hosts or pods, or between all hosts in the mesh.
 
-        A host is probed at an overlay address of its own, or at the one given in ``addresses``.
+        Each is probed at an overlay address of its own, or at the one given in ``addresses``.
         """
-        snapshot = meshdir.read_snapshot(self.mesh)
+        snapshot = self.store.read_snapshot()
         topology = meshdir.read_topology(snapshot)
         targets = reach.list_targets(self.spec, snapshot, topology)
-        known = {name: reach.choose_address(targets, name) for name in self.hosts}
+        targets = reach.put_pods_in_place(targets, self.hosts.values())
+        places: list[Place] = [*self.hosts.values()]
+        places += (pod for host in self.hosts.values() for pod in host.pods.list())
+        known = {place.name: reach.choose_address(targets, place.name) for place in places}
         chosen = {name: str(address) for name, address in known.items() if address}
         chosen |= addresses or {}
         if pairs is None:
@@ -310,7 +345,7 @@ class Lab:
                 host.name for host in self.hosts.values() if host.spec.agent or host.spec.peer
             ]
             pairs = permutations(inside, 2)
-        return Probe(self.hosts.values(), {pair: chosen[pair[1]] for pair in pairs})
+        return Probe(places, {pair: chosen[pair[1]] for pair in pairs})
 
     def add_peer(self, host: str, *allowed_ips: str, endpoint: str | None = None) -> None:
         """Let a host that plays a peer into the mesh, under the name that ``lab.yaml`` gives it."""
@@ -322,7 +357,7 @@ class Lab:
             allowed_ips=tuple(map(ip_network, allowed_ips)),
             endpoint=Endpoint.parse(endpoint) if endpoint else None,
         )
-        meshdir.add_peer(self.mesh, peer)
+        self.store.put_peer(peer)
 
     def down(self) -> None:
         """Take everything down; may be called twice."""

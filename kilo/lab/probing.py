@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from kilo.errors import LabError
 from kilo.lab import probe as program
 from kilo.lab.box import PYTHON, Popen
-from kilo.lab.host import Host
 
 PORT = 9107
 INTERVAL_SECONDS = 0.01
@@ -26,6 +25,16 @@ DRAIN_SECONDS = 5.0
 """How long what was sent may be under way before it counts as lost."""
 
 Pair = tuple[str, str]
+
+
+class Place(Protocol):
+    """Where a prober can run: a host or a pod."""
+
+    name: str
+
+    def popen(self, command: Sequence[str]) -> Popen:
+        """Start a program whose input and output are pipes of text, line by line."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +79,7 @@ class Probe:
 
     def __init__(
         self,
-        hosts: Iterable[Host],
+        places: Iterable[Place],
         addresses: Mapping[Pair, str],
         *,
         interval_seconds: float = INTERVAL_SECONDS,
@@ -81,10 +90,10 @@ class Probe:
         names = {name for pair in addresses for name in pair}
         self._probers: dict[str, Popen] = {}
         try:
-            for host in hosts:
-                if host.name in names:
-                    targets = [to for (source, _), to in addresses.items() if source == host.name]
-                    self._start(host, targets)
+            for place in places:
+                if place.name in names:
+                    targets = [to for (source, _), to in addresses.items() if source == place.name]
+                    self._start(place, targets)
             for name in self._probers:
                 self._hear(name)
             for name in self._probers:
@@ -99,10 +108,10 @@ class Probe:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self, host: Host, targets: list[str]) -> None:
-        self._probers[host.name] = host.box.popen([*PYTHON, program.__file__])
-        config = {"name": host.name, "port": PORT, "interval": self._interval, "targets": targets}
-        self._tell(host.name, json.dumps(config))
+    def _start(self, place: Place, targets: list[str]) -> None:
+        self._probers[place.name] = place.popen([*PYTHON, program.__file__])
+        config = {"name": place.name, "port": PORT, "interval": self._interval, "targets": targets}
+        self._tell(place.name, json.dumps(config))
 
     def _tell(self, name: str, line: str) -> None:
         stdin = self._probers[name].stdin

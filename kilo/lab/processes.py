@@ -48,6 +48,16 @@ def read_inner_id(process: int) -> int:
     return int(line.split()[-1])
 
 
+def is_stopped(process: int) -> bool:
+    """Whether it was stopped by a signal and has not been let go on."""
+    try:
+        stat = (PROC / str(process) / "stat").read_text()
+    except OSError:
+        return False
+    # The name before the state may hold anything, spaces and brackets too.
+    return stat.rpartition(")")[2].split()[0] == "T"
+
+
 def end_processes(
     processes: Iterable[int],
     *,

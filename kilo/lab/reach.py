@@ -13,6 +13,7 @@ from typing import Any
 
 from kilo.lab import meshdir
 from kilo.lab.host import Host
+from kilo.lab.pods import Pod
 from kilo.lab.spec import LabSpec
 from kilo.mesh.model import IPAddress, Snapshot
 from kilo.mesh.topology import Topology
@@ -107,7 +108,7 @@ def list_targets(spec: LabSpec, snapshot: Snapshot, topology: Topology) -> list[
     found = [*_node_targets(spec, snapshot), *_leader_targets(spec, topology)]
     found += _peer_targets(spec, topology)
     found += _device_targets(spec, snapshot)
-    families = {subnet.version for subnet in topology.settings.subnets}
+    families: set[int] = {subnet.version for subnet in topology.settings.subnets}
     return [target for target in found if target.address.version in families]
 
 
@@ -148,6 +149,21 @@ def _device_targets(spec: LabSpec, snapshot: Snapshot) -> Iterator[Target]:
                     yield Target(host=host.name, kind="device", address=address)
 
 
+def put_pods_in_place(targets: Iterable[Target], hosts: Iterable[Host]) -> list[Target]:
+    """The same, where agents connect pods with those that there are, in the place of the bridge
+    that stands in for them elsewhere.
+    """
+    found = list(hosts)
+    connected = {host.name for host in found if host.has_cni}
+    kept = [one for one in targets if one.kind != "pod" or one.host not in connected]
+    return kept + [
+        Target(host=pod.name, kind="pod", address=interface.ip)
+        for host in found
+        for pod in host.pods.list()
+        for interface in pod.addresses
+    ]
+
+
 PROBE_KINDS = ("pod", "peer", "internal", "wireguard", "device")
 
 
@@ -161,35 +177,38 @@ def choose_address(targets: Iterable[Target], host: str) -> IPAddress | None:
     return best.address if best else None
 
 
-def list_families(host: Host, topology: Topology) -> set[int]:
-    """The address families that a host can speak over the overlay."""
-    if host.spec.peer:
-        peers = [peer for peer in topology.peers if peer.name == host.spec.peer]
+def list_families(place: Host | Pod, topology: Topology) -> set[int]:
+    """The address families that a host or pod can speak over the overlay."""
+    families: set[int] = {subnet.version for subnet in topology.settings.subnets}
+    if isinstance(place, Pod):
+        return families & {interface.version for interface in place.addresses}
+    if place.spec.peer:
+        peers = [peer for peer in topology.peers if peer.name == place.spec.peer]
         return {network.version for peer in peers for network in peer.allowed_ips}
-    return {subnet.version for subnet in topology.settings.subnets}
+    return families
 
 
 def select_targets(
-    host: Host, targets: Iterable[Target], topology: Topology, expected: set[str]
+    place: Host | Pod, targets: Iterable[Target], topology: Topology, expected: set[str]
 ) -> frozenset[Target]:
-    """What a host is to ask: everything of others that are expected, in families it speaks."""
-    families = list_families(host, topology)
+    """What a host or pod is to ask: all of others that are expected, in families it speaks."""
+    families = list_families(place, topology)
     return frozenset(
         target
         for target in targets
-        if target.host in expected - {host.name} and target.address.version in families
+        if target.host in expected - {place.name} and target.address.version in families
     )
 
 
-def ask(host: Host, targets: Iterable[Target]) -> frozenset[Target]:
-    """Those of the targets that answer a ping of the host."""
+def ask(place: Host | Pod, targets: Iterable[Target]) -> frozenset[Target]:
+    """Those of the targets that answer a ping from the host or pod."""
     wanted = list(targets)
     addresses = {str(target.address) for target in wanted}
     if not addresses:
         return frozenset()
     limits = [f"--timeout={PING_TIMEOUT_MS}", f"--retry={PING_RETRIES}", "--interval=1"]
     # Its exit status only says whether all answered; errors about single addresses are answers.
-    shown = host.box.call(["fping", "--alive", *limits, *sorted(addresses)]).stdout.split()
+    shown = place.call(["fping", "--alive", *limits, *sorted(addresses)]).stdout.split()
     return frozenset(target for target in wanted if str(target.address) in shown)
 
 

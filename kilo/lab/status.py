@@ -11,9 +11,10 @@ HEADER = ("host", "plays", "state", "addresses")
 
 
 def draw_status(lab: Lab) -> str:
-    """A line a host, and the cuts."""
+    """A line a host, the store, and the cuts."""
     rows = [HEADER, *(_describe(host) for host in lab.hosts.values())]
     lines = align(rows)
+    lines.append(f"store: {lab.store.describe()}")
     lines += [f"cut: {' and '.join(cut)}" for cut in lab.cuts]
     return "\n".join(lines)
 

@@ -2,7 +2,9 @@
 
     state.json      the step under way, the cuts; replaced before each step
     lab.yaml        as it was at ``up``
-    mesh/           the mesh directory that all agents share
+    mesh/           the mesh directory that all agents share; of another store only until that is
+                    filled with it
+    store/          what such a store keeps: data, certificates, logs
     etc-hosts       the hosts' /etc/hosts
     hosts/HOST/     disk/ (its /var/lib/kilo, which outlives a kill) and mount points
     logs/HOST.log   its agent's JSON lines
@@ -24,6 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from kilo.errors import LabError
+from kilo.lab.stores import FILE
 
 ROOT = Path("/run/kilo-lab")
 LOCK_TIMEOUT_SECONDS = 60.0
@@ -38,6 +41,8 @@ class LabState:
     """The directory the lab was made from."""
     step: str
     """What was being done when it was written; ``up`` when nothing was."""
+    backend: str = FILE
+    """Which store the agents share."""
     cuts: tuple[tuple[str, ...], ...] = ()
     """Hosts, or pairs of hosts, that are cut off now."""
 
@@ -80,7 +85,7 @@ class Storage:
         except FileNotFoundError:
             raise LabError(self._explain_missing()) from None
         cuts = tuple(tuple(cut) for cut in document["cuts"])
-        return LabState(source=document["source"], step=document["step"], cuts=cuts)
+        return LabState(**document | {"cuts": cuts})
 
     def write(self, state: LabState) -> None:
         """Replace the state, atomically."""

@@ -46,7 +46,7 @@ def plan_cables(spec: LabSpec) -> list[Cable]:
 
 def _plan_hosts(spec: LabSpec) -> Iterator[Cable]:
     for number, host in enumerate(spec.hosts):
-        uplink = _choose_uplink(spec, host)
+        uplink = choose_uplink(spec, host)
         for position, attachment in enumerate(host.attachments):
             yield _plan_cable(
                 spec,
@@ -115,7 +115,7 @@ def name_bridge(spec: LabSpec, network: Network) -> str:
     return f"n{spec.networks.index(network)}"
 
 
-def _choose_uplink(spec: LabSpec, host: HostSpec) -> Attachment | None:
+def choose_uplink(spec: LabSpec, host: HostSpec) -> Attachment | None:
     """The link of a host's default route: to a public network, else through a NAT."""
     routed = [link for link in host.attachments if spec.network(link.network).routed]
     return min(routed, key=lambda link: not spec.network(link.network).public, default=None)

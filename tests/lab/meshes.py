@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 
 from kilo.lab.host import Host
 from kilo.lab.lab import Lab
+from kilo.lab.pods import Pod
 
 LAB = """
 networks:
@@ -120,6 +122,61 @@ def read_sessions(host: Host) -> dict[str, int]:
     lines = host.run(["wg", "show", "kilo0", "latest-handshakes"]).splitlines()
     pairs = (line.split() for line in lines)
     return {key: int(stamp) for key, stamp in pairs if stamp != "0"}
+
+
+SERVE = """
+import hashlib, socket, sys
+family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
+server = socket.create_server((sys.argv[1], 9200), family=family)
+print("listening", flush=True)
+connection, _ = server.accept()
+digest = hashlib.sha256()
+while chunk := connection.recv(65536):
+    digest.update(chunk)
+print(digest.hexdigest(), flush=True)
+"""
+SEND = """
+import hashlib, random, socket, sys
+content = random.Random(7).randbytes(4_000_000)
+with socket.create_connection((sys.argv[1], 9200), timeout=30) as connection:
+    connection.sendall(content)
+print(hashlib.sha256(content).hexdigest())
+"""
+
+
+def check_transfer(source: Host | Pod, target: Host | Pod, address: str) -> None:
+    """Send 4 MB over TCP, and compare what arrived."""
+    server = target.popen(["/usr/bin/python3", "-c", SERVE, address])
+    assert server.stdout is not None
+    assert server.stdout.readline().strip() == "listening"
+    sent = source.run(["/usr/bin/python3", "-c", SEND, address]).strip()
+    received, _ = server.communicate(timeout=60)
+    assert received.strip() == sent
+
+
+WATCH = """
+table bridge watch {{
+ counter seen {{ }}
+ chain forward {{
+  type filter hook forward priority filter - 1
+  iifname {{ {ports} }} {match} counter name seen
+ }}
+}}
+"""
+SEEN = ["nft", "list", "counters", "table", "bridge", "watch"]
+
+
+@contextmanager
+def never_seen(lab: Lab, network: str, match: str) -> Iterator[None]:
+    """Fails if a packet that matches, in ``nft``'s words, crosses a network in the meantime."""
+    ports = ", ".join(cable.port for cable in lab.fabric.cables if cable.network == network)
+    fabric = lab.fabric.box
+    fabric.run(["nft", "-f", "-"], text=WATCH.format(ports=ports, match=match))
+    try:
+        yield
+        assert "packets 0 bytes 0" in fabric.run(SEEN), f"{match} on {network}"
+    finally:
+        fabric.run(["nft", "delete", "table", "bridge", "watch"])
 
 
 NETWORK_COMMANDS = (

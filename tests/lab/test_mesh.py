@@ -23,6 +23,7 @@ from tests.lab.meshes import (
     LAB,
     MESH,
     ask,
+    check_transfer,
     count_writes,
     is_ready,
     make_peer,
@@ -109,26 +110,6 @@ def test_everything_reaches_everything_with_every_granularity(mesh: Lab, granula
     assert not [line for line in mesh.host("b1").log_lines() if line.get("msg") == "failure"]
 
 
-SERVE = """
-import hashlib, socket, sys
-family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
-server = socket.create_server((sys.argv[1], 9200), family=family)
-print("listening", flush=True)
-connection, _ = server.accept()
-digest = hashlib.sha256()
-while chunk := connection.recv(65536):
-    digest.update(chunk)
-print(digest.hexdigest(), flush=True)
-"""
-SEND = """
-import hashlib, random, socket, sys
-content = random.Random(7).randbytes(4_000_000)
-with socket.create_connection((sys.argv[1], 9200), timeout=30) as connection:
-    connection.sendall(content)
-print(hashlib.sha256(content).hexdigest())
-"""
-
-
 @pytest.mark.parametrize(
     ("source", "target", "address"),
     [
@@ -141,12 +122,7 @@ print(hashlib.sha256(content).hexdigest())
     ],
 )
 def test_a_tcp_transfer_arrives_whole(mesh: Lab, source: str, target: str, address: str) -> None:
-    server = mesh.host(target).box.popen(["/usr/bin/python3", "-c", SERVE, address])
-    assert server.stdout is not None
-    assert server.stdout.readline().strip() == "listening"
-    sent = mesh.host(source).run(["/usr/bin/python3", "-c", SEND, address]).strip()
-    received, _ = server.communicate(timeout=60)
-    assert received.strip() == sent
+    check_transfer(mesh.host(source), mesh.host(target), address)
 
 
 def test_a_peer_that_comes_changes_and_goes_touches_nothing_else(mesh: Lab) -> None:
