@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 from kilo.log import get_logger
 
+MOST_LINES = 1000
+"""Logged at once: who claims a hundred thousand addresses is not to fill the disk."""
+
 
 class Notices:
     """Remembers, by kind, what has been said."""
@@ -17,6 +20,9 @@ class Notices:
     def tell(self, kind: str, lines: Iterable[str]) -> None:
         """These are all the lines of a kind that hold now; log those that did not before."""
         told, now = self._told.get(kind, frozenset()), frozenset(lines)
-        for line in sorted(now - told):
+        new = sorted(now - told)
+        for line in new[:MOST_LINES]:
             self._log.warning(kind, detail=line)
+        if len(new) > MOST_LINES:
+            self._log.warning(kind, detail=f"and {len(new) - MOST_LINES} more, not shown here")
         self._told[kind] = now

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from http import HTTPStatus
@@ -80,6 +81,9 @@ class Webhook:
         # Replaced whole by the one task that follows; threads read it.
         self._known = Known(flags=config.settings)
         self._is_ready = False
+        # A body of megabytes may be a hundred in memory, and anybody may send sixty at once. Python
+        # would not judge two of them faster side by side.
+        self._judging = threading.Lock()
         self._pages: Mapping[str, Page] = {
             "/health": lambda _query: say("ok"),
             "/ready": self._answer_ready,
@@ -152,11 +156,12 @@ class Webhook:
         return self._validate(request.body)
 
     def _validate(self, body: bytes) -> Answer:
-        try:
-            review = parse_review(body)
-        except ValueError as error:
-            return say(str(error), HTTPStatus.BAD_REQUEST)
-        verdict = judge(review, self._known)
+        with self._judging:
+            try:
+                review = parse_review(body)
+            except ValueError as error:
+                return say(str(error), HTTPStatus.BAD_REQUEST)
+            verdict = judge(review, self._known)
         self._tally.note(review, verdict)
         if verdict.reason is not None:
             self._log.info("denied", operation=review.operation, detail=verdict.message)

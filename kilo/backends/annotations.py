@@ -33,6 +33,7 @@ from kilo.backends.formats import (
     read_cidr,
     read_good_networks,
     read_number,
+    read_short_text,
     read_text,
 )
 from kilo.backends.objects import DeclaredNode
@@ -50,6 +51,10 @@ from kilo.mesh.model import (
 PREFIX = "kilo.squat.ai/"
 MAX_PROBLEMS = 20
 """Of one Node: a list of a megabyte of nonsense is not to become as many messages."""
+MAX_DISCOVERED = 1000
+"""Discovered endpoints that are written: 130 KB at most. An API server takes 256 KB of annotations
+for a Node (``ValidateAnnotations``), and of a report that has more nothing at all: the node would
+be taken for dead."""
 
 
 def _read_digits(value: object, spot: Spot, *, highest: int) -> int:
@@ -93,7 +98,7 @@ def _emit_discovered(entries: Iterable[tuple[PublicKey, Endpoint]]) -> str:
     """As Go writes a map of ``net.UDPAddr``: keys sorted, no spaces. A DNS name has no place."""
     addresses = {
         str(key): {"IP": endpoint.host, "Port": endpoint.port, "Zone": ""}
-        for key, endpoint in sorted(entries)
+        for key, endpoint in sorted(entries)[:MAX_DISCOVERED]
         if endpoint.ip
     }
     return json.dumps(addresses, separators=(",", ":"))
@@ -126,7 +131,7 @@ PRESENT = Format(parse=lambda _value, _at: True, emit=str)
 DISCOVERED_JSON = Format(parse=_read_discovered, emit=_emit_discovered)
 FIRST_IP = Format(parse=_read_first_ip, emit=_emit_first_ip)
 ALL_IPS = Format(parse=_read_all_ips, emit=_emit_all_ips)
-AGENT_NAME = Format(parse=read_text, emit=lambda name: name or None)
+AGENT_NAME = Format(parse=read_short_text, emit=lambda name: name or None)
 
 DECLARED = (
     Field(name="force-endpoint", attribute="endpoint", format=ENDPOINT),

@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 NO_INTERNAL_IP = ("", "-")
 """What an operator writes for a node without internal IP; Kilo takes both."""
+MAX_TEXT = 253
+"""Characters: as many as Kubernetes takes for a name. An annotation could have 256 KB."""
 LATEST_SECOND = 2**53
 """JSON's whole numbers end here."""
 
@@ -47,6 +49,14 @@ def read_text(value: object, spot: Spot) -> str:
     if not value.isprintable():
         raise spot.fault(value, "has characters that cannot be printed")
     return value
+
+
+def read_short_text(value: object, spot: Spot) -> str:
+    """A string of printable characters that may be repeated in thousands of messages."""
+    text = read_text(value, spot)
+    if len(text) > MAX_TEXT:
+        raise spot.fault(value, f"is longer than {MAX_TEXT} characters")
+    return text
 
 
 def read_number(value: object, spot: Spot, *, lowest: int, highest: int) -> int:
@@ -257,7 +267,7 @@ def reveal_preshared_key(key: object) -> str:
     return key.reveal()
 
 
-TEXT = Format(parse=read_text, emit=str)
+TEXT = Format(parse=read_short_text, emit=str)
 TRUTH = Format(parse=read_truth, emit=bool)
 SECONDS = make_number_format(lowest=0, highest=MAX_KEEPALIVE_SECONDS)
 PORT = make_number_format(lowest=1, highest=65535)

@@ -134,7 +134,7 @@ class Collection(Generic[V]):
         self._failing_since: float | None = None
 
     def renew(self) -> None:
-        """List anew at once: the store was put back to an older state."""
+        """List anew soon: the store was put back to an older state."""
         self._highest = ""
         self._renewal.set()
 
@@ -152,6 +152,8 @@ class Collection(Generic[V]):
 
     async def _listen(self) -> None:
         """Once through: prove, list if need be, and follow until something else is due."""
+        if self._renewal.is_set():
+            await asyncio.sleep(self._draw_renewal())  # all agents hear of it in the same moment
         if self._renewal.is_set() or self._refusals == MAX_REFUSALS:
             self._revision = ""
         if self._revision and (self._failures or self._breaks) and self._is_pulse:

@@ -35,12 +35,3 @@ def _address(subnet: IPNetwork, index: int) -> IPInterface:
 def host_network(address: IPAddress) -> IPNetwork:
     """The network of exactly one address, a /32 or /128."""
     return ip_network(address)
-
-
-def covers(network: IPNetwork, other: IPNetwork) -> bool:
-    """Whether ``other`` lies inside ``network``; never across families."""
-    return (
-        network.version == other.version
-        and network.prefixlen <= other.prefixlen
-        and other.network_address in network
-    )

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from kilo.mesh.addressing import covers
 from kilo.mesh.keys import PublicKey
 from kilo.mesh.model import IPNetwork, Node, Peer
+from kilo.mesh.networkindex import NetworkIndex
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +81,9 @@ def grant_peers(
     """
     key_owners = dict(keys)
     claimed: dict[IPNetwork, str] = {}
-    fences = {**owners, **dict.fromkeys(service_cidrs, "the service CIDRs")}
+    fences = NetworkIndex(owners.items())
+    for network in service_cidrs:
+        fences.add(network, "the service CIDRs")
     granted, refusals = [], []
     for peer in sorted(peers, key=lambda peer: peer.name):
         claimant = f"Peer {peer.name}"
@@ -97,7 +99,7 @@ def grant_peers(
 
 
 def _grant_allowed_ips(
-    peer: Peer, claimed: dict[IPNetwork, str], fences: Mapping[IPNetwork, str]
+    peer: Peer, claimed: dict[IPNetwork, str], fences: NetworkIndex
 ) -> tuple[tuple[IPNetwork, ...], list[Refusal]]:
     claimant = f"Peer {peer.name}"
     allowed, refusals = [], []
@@ -116,20 +118,14 @@ def _grant_allowed_ips(
     return tuple(allowed), refusals
 
 
-def _find_objection(network: IPNetwork, fences: Mapping[IPNetwork, str]) -> str:
+def _find_objection(network: IPNetwork, fences: NetworkIndex) -> str:
     if network.prefixlen == 0:
         return "a peer cannot claim every address there is"
-    cover = find_cover(network, fences)
-    return f"it lies inside {cover} of {fences[cover]}" if cover else ""
+    return _describe_cover(fences.find_cover(network))
 
 
-def find_cover(network: IPNetwork, networks: Mapping[IPNetwork, str]) -> IPNetwork | None:
-    """The narrowest of ``networks`` that contains ``network``, itself included."""
-    for prefix in range(network.prefixlen, -1, -1):
-        candidate = network.supernet(new_prefix=prefix)
-        if candidate in networks:
-            return candidate
-    return None
+def _describe_cover(cover: tuple[IPNetwork, str] | None) -> str:
+    return f"it lies inside {cover[0]} of {cover[1]}" if cover else ""
 
 
 def grant_location_ips(
@@ -145,18 +141,14 @@ def grant_location_ips(
     kinds must agree. (Kilo's ``filterAllowedLocationIPs``, 2021.) So each need only be compared
     with the later ones: what overlapped it of the earlier ones is gone.
     """
+    others = _Others(owners, peers)
     granted, refusals = [], []
-    for index, (name, networks) in enumerate(claims):
-        later = [(other, claim) for other, theirs in claims[index + 1 :] for claim in theirs]
-        kept = []
-        for network in dict.fromkeys(networks):
-            reason = _find_location_objection(network, later, owners, peers)
-            if reason:
-                refusals.append(_refuse_location_ip(name, network, reason))
-            else:
-                kept.append(network)
-        granted.append(tuple(kept))
-    return granted, refusals
+    for name, networks in reversed(claims):
+        objections = {network: others.find_objection(network) for network in networks}
+        granted.append(tuple(network for network, reason in objections.items() if not reason))
+        refusals.append([_refuse_location_ip(name, *one) for one in objections.items() if one[1]])
+        others.add_segment(name, networks)
+    return granted[::-1], [one for segment in reversed(refusals) for one in segment]
 
 
 def _refuse_location_ip(segment: str, network: IPNetwork, reason: str) -> Refusal:
@@ -168,24 +160,27 @@ def _refuse_location_ip(segment: str, network: IPNetwork, reason: str) -> Refusa
     )
 
 
-def _find_location_objection(
-    network: IPNetwork,
-    others: Iterable[tuple[str, IPNetwork]],
-    owners: Mapping[IPNetwork, str],
-    peers: Iterable[Peer],
-) -> str:
-    for name, other in others:
-        if overlap(network, other):
-            return f"it overlaps {other} of segment {name}"
-    if cover := find_cover(network, owners):
-        return f"it lies inside {cover} of {owners[cover]}"
-    for peer in peers:
-        for claim in peer.allowed_ips:
-            if overlap(network, claim):
-                return f"it overlaps {claim} of peer {peer.name}"
-    return ""
+class _Others:
+    """All who may stand against a segment's allowed location IPs."""
 
+    def __init__(self, owners: Mapping[IPNetwork, str], peers: Iterable[Peer]) -> None:
+        self._later = NetworkIndex()
+        self._owners = NetworkIndex(owners.items())
+        self._peers = NetworkIndex(
+            (network, peer.name) for peer in peers for network in peer.allowed_ips
+        )
 
-def overlap(one: IPNetwork, other: IPNetwork) -> bool:
-    """Whether two networks share an address."""
-    return covers(one, other) or covers(other, one)
+    def add_segment(self, name: str, networks: Iterable[IPNetwork]) -> None:
+        """Its claims stand against those of the segments before it."""
+        for network in networks:
+            self._later.add(network, name)
+
+    def find_objection(self, network: IPNetwork) -> str:
+        """Why it cannot be had; empty if it can."""
+        if other := self._later.find_overlap(network):
+            return f"it overlaps {other[0]} of segment {other[1]}"
+        if cover := self._owners.find_cover(network):
+            return _describe_cover(cover)
+        if claim := self._peers.find_overlap(network):
+            return f"it overlaps {claim[0]} of peer {claim[1]}"
+        return ""

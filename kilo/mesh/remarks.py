@@ -7,9 +7,10 @@ handshakes of its own device, each leader tells itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import groupby
 from types import MappingProxyType
 
 from kilo.mesh.conflicts import Refusal
@@ -21,6 +22,8 @@ from kilo.mesh.topology import Topology
 HANDSHAKE_SECONDS = 300
 """A newer handshake is worth telling when it is so much newer. A device in use makes one every
 two minutes (WireGuard's Rekey-After-Time), and the store is not to hear of each."""
+MOST_REMARKS = 20
+"""Of one reason on one object: who claims ten thousand addresses is not to drown all others."""
 
 
 class Reason(StrEnum):
@@ -109,12 +112,24 @@ def _can_speak(node: Node) -> bool:
 
 def _gather_remarks(snapshot: Snapshot, topology: Topology) -> tuple[Remark, ...]:
     found = {_remark_problem(problem) for problem in snapshot.problems if problem.object}
+    declarers = _find_declarers(topology)
     found.update(
         Remark(object=claimant, reason=Reason.REFUSED, message=_describe_refusal(refusal))
         for refusal in topology.refusals
-        for claimant in _find_claimants(refusal, topology)
+        for claimant in _find_claimants(refusal, declarers)
     )
-    return tuple(sorted(found, key=lambda one: (one.object, one.reason, one.message)))
+    ordered = sorted(found, key=lambda one: (one.object, one.reason, one.message))
+    groups = groupby(ordered, key=lambda one: (one.object, one.reason))
+    return tuple(one for _, group in groups for one in _limit_remarks(tuple(group)))
+
+
+def _limit_remarks(remarks: tuple[Remark, ...]) -> tuple[Remark, ...]:
+    """The first of those on one object, and how many more there are."""
+    more = len(remarks) - MOST_REMARKS
+    if more <= 0:
+        return remarks
+    rest = replace(remarks[0], message=f"and {more + 1} more of the kind, not shown here")
+    return (*remarks[: MOST_REMARKS - 1], rest)
 
 
 def _remark_problem(problem: Problem) -> Remark:
@@ -127,16 +142,24 @@ def _describe_refusal(refusal: Refusal) -> str:
     return f"{refusal.field} {refusal.value} refused: {refusal.reason}"
 
 
-def _find_claimants(refusal: Refusal, topology: Topology) -> Iterator[str]:
+def _find_declarers(topology: Topology) -> Mapping[tuple[str, str], Sequence[str]]:
+    """Segment and allowed location IP -> the nodes that were declared with it."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for segment in topology.segments:
+        for node in segment.nodes:
+            for network in node.spec.allowed_location_ips:
+                found.setdefault((segment.name, str(network)), []).append(f"Node {node.name}")
+    return found
+
+
+def _find_claimants(
+    refusal: Refusal, declarers: Mapping[tuple[str, str], Sequence[str]]
+) -> Sequence[str]:
     """A segment is no object of a store: what it claims, its nodes were declared with."""
     kind, _, name = refusal.claimant.partition(" ")
     if kind != "Segment":
-        yield refusal.claimant
-        return
-    for segment in topology.segments:
-        for node in segment.nodes:
-            if segment.name == name and refusal.value in map(str, node.spec.allowed_location_ips):
-                yield f"Node {node.name}"
+        return (refusal.claimant,)
+    return declarers.get((name, refusal.value), ())
 
 
 def _judge_peers(

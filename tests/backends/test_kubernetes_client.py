@@ -16,6 +16,8 @@ from aiohttp import web
 
 from kilo import __version__
 from kilo.backends.kubernetes.client import MERGE_PATCH, Access, ApiError, Client
+from kilo.backends.kubernetes.connection import Ask, Connection
+from kilo.backends.kubernetes.credentials import Credentials
 from kilo.lab.certificates import Authority
 from tests.backends.fakeapi import (
     NODES,
@@ -106,6 +108,30 @@ async def test_a_proxy_that_is_away_is_named_without_its_password(api: FakeApi) 
         await client.close()
 
 
+async def test_a_proxy_that_refuses_is_named_without_its_password(api: FakeApi) -> None:
+    async def refuse_tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 407 Who are you\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse_tunnel, "127.0.0.1", 0) as listening:
+        proxy = f"http://me:s3cr3t@127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        cluster = {"server": "https://127.0.0.1:1", "proxy-url": proxy}
+        path = make_kubeconfig(api.directory / "kubeconfig", cluster=cluster, user={})
+        client = Client(Access(kubeconfig=path))
+        assert str(await fail(client)).endswith("proxy 127.0.0.1: 407 Who are you")
+        await client.close()
+
+
+def test_the_password_of_a_url_is_in_no_text_and_no_repr() -> None:
+    credentials = Credentials(server="https://a", proxy="http://me:s3cr3t@proxy:3128")
+    assert "s3cr3t" not in repr(credentials)
+    # As yarl writes it, which need not be how it was written before.
+    text = "InvalidURL: http://me:s3cr%33t@proxy:3128/ is no use"
+    assert credentials.redact(text) == "InvalidURL: http://proxy:3128/ is no use"
+
+
 async def test_a_server_that_vanishes_will_be_noticed_by_the_kernel(
     client: Client, api: FakeApi
 ) -> None:
@@ -117,6 +143,16 @@ async def test_a_server_that_vanishes_will_be_noticed_by_the_kernel(
         )
         listed, _ = await sockets.communicate()
         assert b"timer:(keepalive," in listed
+
+
+async def test_a_request_on_a_connection_that_was_retired_is_an_error_like_others(
+    api: FakeApi,
+) -> None:
+    connection = Connection(Credentials(server=api.url, insecure=True))
+    await connection.retire()
+    with pytest.raises(ApiError, match="the connection was closed"):
+        async with connection.send(Ask(method="GET", path=NODES), seconds=LIMIT_SECONDS):
+            pass
 
 
 # Refusals and garbage

@@ -230,6 +230,8 @@ def test_a_kubeconfig_that_makes_no_sense_is_refused_at_the_start(
         ({"server": "https://a:b"}, {}, r"clusters\[there\].cluster.server: is not a URL"),
         ({"server": "https://me:s3cr3t@a"}, {}, "has more in it than scheme, host, port and path"),
         (SERVER | {"proxy-url": "socks5://a"}, {}, "proxy-url: is not an http or https URL"),
+        (SERVER | {"proxy-url": "http://me:s3cr3t@a:99999"}, {}, "proxy-url: is not an http or"),
+        (SERVER | {"proxy-url": "http://me:s3cr3t@"}, {}, "proxy-url: is not an http or https"),
         (SERVER, {"auth-provider": {"name": "gcp"}}, "auth-provider: is not supported"),
         (SERVER, {"as": "s3cr3t"}, "as: is not supported"),
         (SERVER, {"exec": {"apiVersion": "v1"}}, r"users\[me\].user.exec.command: is not set"),

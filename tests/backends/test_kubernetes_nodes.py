@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kilo.backends.annotations import (
+    MAX_DISCOVERED,
     MAX_PROBLEMS,
     PREFIX,
     REPORTED_ANNOTATIONS,
@@ -170,6 +171,9 @@ def test_a_forced_internal_ip_may_be_none(none: str) -> None:
         ("discovered-endpoints", "[]", "is not a JSON object"),
         ("discovered-endpoints", "[" * 100_000, "is not a JSON object"),
         ("location", 5, "is not a string"),
+        # It names a segment, and stands in all that is said of that.
+        ("location", "oregon" * 50, "is longer than 253 characters"),
+        ("agent", "kg " * 100, "is longer than 253 characters"),
     ],
 )
 def test_a_bad_annotation_is_one_message_and_counts_as_absent(
@@ -332,6 +336,18 @@ def test_what_there_is_nothing_to_say_of_is_empty_as_kilo_leaves_it_and_ours_are
         "kilo.squat.ai/wireguard-ips": None,
         "kilo.squat.ai/agent": None,
     }
+
+
+def test_a_report_of_any_number_of_discovered_endpoints_is_one_that_a_server_takes() -> None:
+    endpoint = Endpoint(host="2001:db8:1111:2222:3333:4444:5555:6666", port=65535)
+    seen = tuple((make_key(f"device {number}"), endpoint) for number in range(3000))
+    report = NodeReport(name="x", public_key=make_key("x"), discovered_endpoints=seen)
+
+    annotations = make_report_annotations(report, last_seen=1_700_000_000)
+
+    assert sum(len(name) + len(value or "") for name, value in annotations.items()) < 200_000
+    text = annotations["kilo.squat.ai/discovered-endpoints"]
+    assert len(read_report({"discovered-endpoints": text}).discovered_endpoints) == MAX_DISCOVERED
 
 
 def test_what_is_withdrawn_is_all_that_is_written_and_nothing_of_an_operators() -> None:

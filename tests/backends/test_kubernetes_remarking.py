@@ -16,13 +16,15 @@ from kilo.backends.kubernetes.client import Access, ApiError, Client
 from kilo.backends.kubernetes.remarking import (
     FORGET_SECONDS,
     MOST_EVENTS,
-    PEERS,
+    MOST_EVENTS_OF_ONE,
     Remarker,
     Target,
     make_event,
 )
+from kilo.backends.kubernetes.sources import PEERS
 from kilo.lab.apicalls import RefusedError
 from kilo.lab.controlplane import ControlPlane
+from kilo.mesh.model import PartialSettings
 from kilo.mesh.remarks import PeerStanding, Reason, Remark, Remarks
 from tests.builders import make_key
 from tests.cluster.planes import ACCOUNT_USER, EVENTS, PREFIX, Cluster, share_plane
@@ -142,7 +144,7 @@ async def test_describing_a_node_shows_the_annotation_that_does_not_parse(
 async def test_describing_the_settings_shows_what_is_wrong_with_them(
     cluster: Cluster, remarker: Remarker
 ) -> None:
-    cluster.put_settings("kind: Settings")
+    cluster.put_settings(PartialSettings(mtu=1400))
 
     await remarker.remark(Remarks(node="a", remarks=(SETTINGS,)))
     text = cluster.plane.kubectl("describe", "configmap", "-n", "kube-system", "kilo-settings")
@@ -329,6 +331,30 @@ async def test_of_remarks_without_end_the_first_are_shown_and_the_number_of_the_
 
     assert client.writes == []
     assert [log["detail"] for log in logs] == ["1 more remarks are not shown as Events"]
+
+
+async def test_a_value_that_is_wrong_in_ever_new_ways_is_told_of_so_often_and_no_more(
+    client: CountingClient, cluster: Cluster
+) -> None:
+    for name in "ab":
+        cluster.put_node(name)
+    clock = Clock()
+    remarker = make_remarker(client, clock)
+
+    async def remark(message: str) -> None:
+        other = replace(GARBAGE, object="Node b")
+        await remarker.remark(Remarks(node="a", remarks=(replace(GARBAGE, message=message), other)))
+
+    with capture_logs() as logs:
+        for number in range(MOST_EVENTS_OF_ONE + 3):
+            await remark(f"'{number}' is not host:port")
+    made = [event["involvedObject"]["name"] for event in list_events(cluster)]
+    assert (made.count("a"), made.count("b")) == (MOST_EVENTS_OF_ONE, 1)
+    assert [log["what"] for log in logs] == ["Events on Node a"]
+
+    clock.ahead = FORGET_SECONDS
+    await remark("'last' is not host:port")
+    assert len(list_events(cluster)) == MOST_EVENTS_OF_ONE + 2
 
 
 async def test_calls_are_made_at_leisure(client: CountingClient, cluster: Cluster) -> None:

@@ -18,14 +18,16 @@ from structlog.testing import capture_logs
 from kilo.backends.kubernetes.backend import KubernetesBackend
 from kilo.backends.kubernetes.client import Client
 from kilo.backends.kubernetes.entries import decode_node
+from kilo.backends.kubernetes.remarking import Remarker
 from kilo.backends.kubernetes.sources import CRD, ObjectSource, PeerSource, SettingsSource
 from kilo.backends.kubernetes.watching import ClusterWatch, Sources
-from kilo.backends.source import ExpiredError
+from kilo.backends.source import BusyError, ExpiredError
 from kilo.errors import BackendError
 from kilo.lab.certificates import Authority
 from kilo.mesh.model import Snapshot
+from kilo.mesh.remarks import PeerStanding, Remarks
 from kilo.notices import Notices
-from tests.backends.fakeapi import NODES, FakeApi, connect, refuse
+from tests.backends.fakeapi import NODES, FakeApi, answer, connect, refuse
 from tests.backends.following import LIMIT_SECONDS
 from tests.builders import make_key, make_peer
 
@@ -96,13 +98,18 @@ def kubernetes() -> Kubernetes:
 
 
 @pytest.fixture
-async def client(tmp_path: Path, kubernetes: Kubernetes) -> AsyncIterator[Client]:
-    api = FakeApi(Authority.create(), tmp_path)
-    api.handler = kubernetes
-    async with api.serve():
-        one = connect(api)
+async def api(tmp_path: Path, kubernetes: Kubernetes) -> AsyncIterator[FakeApi]:
+    one = FakeApi(Authority.create(), tmp_path)
+    one.handler = kubernetes
+    async with one.serve():
         yield one
-        await one.close()
+
+
+@pytest.fixture
+async def client(api: FakeApi) -> AsyncIterator[Client]:
+    one = connect(api)
+    yield one
+    await one.close()
 
 
 @asynccontextmanager
@@ -256,6 +263,22 @@ async def test_a_list_whose_pages_expire_meanwhile_is_begun_anew(
     assert (len(listing.items), listing.revision) == (250, "10")
 
 
+async def test_lists_and_probes_are_answered_by_etcd_and_not_by_some_servers_cache(
+    kubernetes: Kubernetes, client: Client, api: FakeApi
+) -> None:
+    """Which is what it means to ask without a ``resourceVersion``."""
+    kubernetes.lists[NODES] = make_nodes(250)
+    source = make_node_source(client)
+    await source.list({})
+    await source.probe()
+    assert [asked.query for asked in api.asked] == [
+        {"limit": "100"},
+        {"limit": "100", "continue": "100"},
+        {"limit": "100", "continue": "200"},
+        {"limit": "10"},
+    ]
+
+
 async def test_a_list_whose_pages_expire_again_and_again_is_given_up(
     kubernetes: Kubernetes, client: Client
 ) -> None:
@@ -263,6 +286,56 @@ async def test_a_list_whose_pages_expire_again_and_again_is_given_up(
     kubernetes.tokens = ["a token"] * 50
     with pytest.raises(BackendError, match="410"):
         await make_node_source(client).list({})
+
+
+async def test_a_watch_asks_for_bookmarks_and_for_its_end_at_a_moment_of_its_own(
+    kubernetes: Kubernetes, client: Client, api: FakeApi
+) -> None:
+    """Without bookmarks a quiet collection resumes at a revision that is forgotten by then."""
+    status = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}
+    kubernetes.lines = make_lines([{"type": "ERROR", "object": status}])
+    for _ in range(20):
+        with pytest.raises(ExpiredError):
+            await watch_to_its_end(client)
+    queries = [asked.query for asked in api.asked]
+    ends = {int(query.pop("timeoutSeconds")) for query in queries}
+    assert len(ends) > 5
+    assert min(ends) >= 300
+    assert max(ends) <= 600
+    expected = {"watch": "true", "resourceVersion": "1", "allowWatchBookmarks": "true"}
+    assert queries == [expected] * 20
+
+
+@pytest.mark.parametrize(
+    "body", [b"{}", b'{"items": 5}', b'{"metadata": {}, "items": [{"metadata": {"name": "a"}}]}']
+)
+async def test_remarks_on_peers_that_are_none_are_an_error_and_no_crash(
+    kubernetes: Kubernetes, client: Client, body: bytes
+) -> None:
+    kubernetes.answers[PEERS] = web.Response(body=body)
+    with pytest.raises(BackendError, match="none of an API server"):
+        await Remarker(client).remark(Remarks(peers={"squat": PeerStanding(ready=True)}))
+
+
+async def test_a_server_that_asks_to_be_left_alone_is_for_as_long_as_it_says(
+    client: Client, api: FakeApi
+) -> None:
+    """Priority and fairness answers so to whom it has no room for."""
+    status = {"kind": "Status", "reason": "TooManyRequests", "message": "later"}
+    api.handler = answer(status, status=429, headers={"Retry-After": "4"})
+    source = make_node_source(client)
+    for asking in (source.list({}), source.probe(), watch_to_its_end(client)):
+        with pytest.raises(BusyError, match="later") as caught:
+            await asking
+        assert caught.value.seconds == 4.0
+
+
+async def test_a_watch_that_ends_before_its_time_is_an_error_and_not_tried_again_at_once(
+    kubernetes: Kubernetes, client: Client
+) -> None:
+    kubernetes.answers[NODES] = web.Response(body=b"")
+    with pytest.raises(BackendError, match="the server ended it early"):
+        await watch_to_its_end(client)
 
 
 async def test_an_expired_revision_told_in_the_stream_is_one(

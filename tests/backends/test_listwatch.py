@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -415,6 +416,39 @@ async def test_all_is_listed_anew_when_another_collection_says_so() -> None:
         copy.collection.renew()
         await until(lambda: copy.is_right, within=1.0)
         assert copy.put_backs == 0
+
+
+@pytest.mark.parametrize("stream", ["lives on", "broke"])
+@in_virtual_time
+async def test_followers_of_a_store_put_back_do_not_all_list_at_once(stream: str) -> None:
+    """An API server may start anew with it, or not."""
+    nodes, store = FaultyStore("node"), FaultyStore(*map(str, range(1000)))
+    pulse = Copy(nodes)
+    copies = [Copy(store, pace=FOLLOWER, pulse=pulse.collection, seed=seed) for seed in range(40)]
+    async with copying(pulse, *copies):
+        store.lists.clear()
+        if stream == "broke":
+            store.cut()
+            await asyncio.sleep(0.001)
+        for copy in copies:
+            copy.collection.renew()
+        await asyncio.sleep(40)
+        assert len(store.lists) == 40
+        assert max(store.lists) - min(store.lists) > 15
+
+
+@in_virtual_time
+async def test_agents_that_lost_a_store_together_do_not_knock_together() -> None:
+    store = FaultyStore("a")
+    async with copying(*(Copy(store, seed=seed) for seed in range(50))):
+        store.trouble = AWAY
+        store.cut()
+        await asyncio.sleep(60)
+        store.probes.clear()
+        await asyncio.sleep(10)
+        moments = Counter(round(at, 1) for at in store.probes)
+        assert moments.total() > 100
+        assert max(moments.values()) < 15
 
 
 # Many collections.

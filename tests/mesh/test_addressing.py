@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from kilo.errors import MeshError
-from kilo.mesh.addressing import allocate, count_addresses, covers, host_network
+from kilo.mesh.addressing import allocate, count_addresses, host_network
 from tests.mesh.fleets import interfaces, nets
 
 
@@ -45,25 +45,6 @@ def test_the_last_address_of_a_subnet_is_given_out_and_no_more() -> None:
 
 def test_no_segments_fit_any_subnet() -> None:
     assert allocate(nets("10.4.0.0/32"), 0) == []
-
-
-@pytest.mark.parametrize(
-    ("network", "other", "expected"),
-    [
-        ("10.2.0.0/16", "10.2.1.0/24", True),
-        ("10.2.1.0/24", "10.2.1.0/24", True),
-        ("10.2.1.0/24", "10.2.0.0/16", False),
-        ("0.0.0.0/0", "fd00::/8", False),
-        ("::/0", "10.2.0.0/16", False),
-        ("::/0", "fd00::/8", True),
-    ],
-)
-def test_covers_means_inside_and_never_across_families(
-    network: str,
-    other: str,
-    expected: bool,  # noqa: FBT001 - a column of the table
-) -> None:
-    assert covers(ip_network(network), ip_network(other)) is expected
 
 
 def test_a_host_network_holds_one_address() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,6 +13,7 @@ from kilo.mesh.keys import PublicKey
 from kilo.mesh.model import Node, Peer, Problem, Settings, Snapshot
 from kilo.mesh.remarks import (
     HANDSHAKE_SECONDS,
+    MOST_REMARKS,
     PeerStanding,
     Reason,
     Remark,
@@ -144,6 +146,30 @@ def test_what_a_segment_claims_is_a_remark_on_the_nodes_that_were_declared_with_
             " it overlaps 10.5.7.0/24 of segment location:south"
         )
     ]
+
+
+def test_of_thousands_of_refusals_some_are_told_and_the_rest_counted() -> None:
+    """By each object: the many of one leave room for what others are told."""
+    greedy = make_peer("greedy", " ".join(f"10.2.1.{i}/32" for i in range(250)))
+    thief = make_peer("thief", "10.2.2.0/25")
+
+    remarks = Mesh(peers=(greedy, thief), problems=(BAD_PEER,)).remark("a").remarks
+
+    assert [one.object for one in remarks].count("Peer greedy") == MOST_REMARKS
+    assert sum(one.message == "and 231 more of the kind, not shown here" for one in remarks) == 1
+    assert {"Peer broken", "Peer thief"} < {one.object for one in remarks}
+
+
+def test_a_node_that_declares_thousands_of_addresses_holds_nobody_up() -> None:
+    """As many as an annotation may hold, each refused."""
+    many = nets(" ".join(f"10.5.{i >> 8}.{i & 255}/32" for i in range(8000)))
+    nodes = [replace(one, spec=replace(one.spec, allowed_location_ips=many)) for one in (A, B, C)]
+    begin = time.monotonic()
+
+    remarks = Mesh(nodes=nodes, peers=()).remark("a").remarks
+
+    assert time.monotonic() - begin < 20.0  # half a second; by comparing each with each, minutes
+    assert len(remarks) == 2 * MOST_REMARKS
 
 
 def test_a_claim_of_a_segment_that_is_gone_is_nobodys() -> None:

@@ -98,6 +98,8 @@ class Connection:
         """
         target = Target(credentials=self.credentials, method=ask.method, path=ask.path)
         deadline = asyncio.get_running_loop().time() + seconds
+        if self.is_closed:  # other credentials came while this request waited; aiohttp has no word
+            raise target.fail("the connection was closed")
         self._users += 1
         try:
             with translate(target, seconds=seconds):

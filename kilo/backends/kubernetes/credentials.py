@@ -28,6 +28,7 @@ SYSTEM_TRUST = "the CAs that this system trusts"
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _TOKEN = re.compile(r"[!-~]+")
+_USER_OF_URL = re.compile(r"//[^/\s]*@")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +57,8 @@ class Credentials:
     """The server's certificate is not checked at all."""
     server_name: str = ""
     """The name that the server's certificate must have, if not that of the URL."""
-    proxy: str = ""
+    proxy: str = field(default="", repr=False)
+    """URL; there may be a password in it."""
     authorization: str = field(default="", repr=False)
     """The header's value."""
     certificate: bytes = field(default=b"", repr=False)
@@ -65,8 +67,11 @@ class Credentials:
     """When a plugin must be run again, seconds since the epoch."""
 
     def redact(self, text: str) -> str:
-        """The text without the token, should a server have echoed it."""
+        """The text without the token, should a server have echoed it, and without the names and
+        passwords of URLs: aiohttp quotes that of the proxy.
+        """
         secret = self.authorization.partition(" ")[2]
+        text = _USER_OF_URL.sub("//", text)
         return text.replace(secret, "(redacted)") if len(secret) >= MIN_SECRET else text
 
 
@@ -163,11 +168,23 @@ def _read_checked_context(access: Access, files: ReadFiles) -> tuple[Context, st
             raise user.complain(key, f"is not supported; {advice}")
     if plugin := user.section("exec"):
         check_plugin(plugin)
-    if urlsplit(cluster.text("proxy-url")).scheme not in ("", "http", "https"):
-        raise cluster.complain("proxy-url", "is not an http or https URL")
+    if not _is_proxy(cluster.text("proxy-url")):
+        raise cluster.complain("proxy-url", "is not an http or https URL with a host")
     if access.master:
         return context, _parse_server(access.master, "--master")
     return context, _parse_server(cluster.text("server"), cluster.locate("server"))
+
+
+def _is_proxy(url: str) -> bool:
+    """Also if there is none."""
+    try:
+        parts = urlsplit(url)
+        # The port checks that it is a number below 65536.
+        return not url or (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        )
+    except ValueError:
+        return False
 
 
 def _identify_by_plugin(found: Credentials, plugin: Section) -> Credentials:

@@ -94,9 +94,8 @@ def _describe(error: Exception, credentials: Credentials) -> str:
             what = _describe_certificate(error.certificate_error, credentials)
         case aiohttp.ClientConnectorDNSError():
             what = f"cannot resolve {error.host}: {error.os_error.strerror}"
-        case aiohttp.ClientProxyConnectionError():
-            proxy = urlsplit(credentials.proxy).hostname  # not the whole: a password may be in it
-            what = f"proxy {proxy}: {_describe_os_error(error.os_error)}"
+        case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
+            what = _describe_proxy(error, credentials)
         case aiohttp.ClientConnectorError():
             what = _describe_os_error(error.os_error)
         case aiohttp.ServerDisconnectedError():
@@ -108,6 +107,18 @@ def _describe(error: Exception, credentials: Credentials) -> str:
         case _:
             what = f"{type(error).__name__}: {_shorten(str(error))}"
     return what
+
+
+def _describe_proxy(
+    error: aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError,
+    credentials: Credentials,
+) -> str:
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        reason = f"{error.status} {_shorten(error.message)}".rstrip()
+    else:
+        reason = _describe_os_error(error.os_error)
+    # Not the whole URL: a password may be in it.
+    return f"proxy {urlsplit(credentials.proxy).hostname}: {reason}"
 
 
 def _describe_certificate(error: Exception, credentials: Credentials) -> str:

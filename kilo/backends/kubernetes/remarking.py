@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,22 +25,24 @@ from kilo.backends.kubernetes.peerstatus import (
     make_status_patch,
 )
 from kilo.backends.kubernetes.settings import SETTINGS_NAME
+from kilo.backends.kubernetes.sources import FORBIDDEN, NOT_FOUND, PEERS, expecting_kubernetes
 from kilo.log import get_logger
 from kilo.mesh.remarks import Remark, Remarks
 
 CALL_SECONDS = 0.1
 """At least so long from one call to the next."""
-MOST_EVENTS = 500
-MOST_COMPLAINTS = 500
-"""In the life of an agent; it remembers each, to say it once."""
 FORGET_SECONDS = 600.0
 """How long what was told counts as told, and a server that refuses is not asked again."""
+MOST_EVENTS, MOST_EVENTS_OF_ONE = 500, 50
+"""Made in that time, and of one object: a value that is wrong in another way every second is a
+new Event every time."""
+MOST_COMPLAINTS = 500
+"""In the life of an agent; it remembers each, to say it once."""
 FEW_PEERS = 3
 """So many are read one by one; more by a list of all."""
-PAGE = 250
-"""Peers in one answer; their size is bounded by their allowed IPs only."""
-PEERS = f"/apis/{API_VERSION}/peers"
-FORBIDDEN, NOT_FOUND, CONFLICT = 403, 404, 409
+PAGE = 100
+"""Peers in one answer; the size of each is bounded by etcd only, at 1.5 MB."""
+CONFLICT = 409
 NOT_TAKEN = (400, 413, 422)
 """HTTP's for what is wrong with this one object, and would be wrong again."""
 
@@ -93,6 +96,8 @@ class Remarker:
         self._wall_clock = wall_clock
         self._log = get_logger("remarks")
         self._told_events: set[Remark] = set()
+        self._made_events: Counter[str] = Counter()
+        """By object."""
         self._told_peers: dict[str, PeerNews] = {}
         self._closed: set[str] = set()
         self._complaints: set[str] = set()
@@ -100,7 +105,7 @@ class Remarker:
         self._next_call_at = clock()
 
     async def remark(self, remarks: Remarks) -> None:
-        """Bring the cluster up to them. ``ApiError`` if it cannot be used now; what has been
+        """Bring the cluster up to them. ``BackendError`` if it cannot be used now; what has been
         written by then is not written again.
         """
         self._forget(remarks)
@@ -120,6 +125,7 @@ class Remarker:
     def _forget(self, remarks: Remarks) -> None:
         if self._clock() >= self._forget_at:
             self._told_events.clear()
+            self._made_events.clear()
             self._told_peers.clear()
             self._closed.clear()
             self._forget_at = self._clock() + FORGET_SECONDS
@@ -167,10 +173,11 @@ class Remarker:
         while True:
             page = {"limit": str(PAGE), **query} | ({"continue": token} if token else {})
             answer = await self._call("GET", PEERS, query=page)
-            for peer in answer.get("items") or ():
-                metadata = peer["metadata"]
-                found[metadata["name"]] = SeenPeer(uid=metadata["uid"], status=peer.get("status"))
-            token = (answer.get("metadata") or {}).get("continue") or ""
+            with expecting_kubernetes():
+                for peer in answer["items"] or ():
+                    uid = str(peer["metadata"]["uid"])
+                    found[peer["metadata"]["name"]] = SeenPeer(uid=uid, status=peer.get("status"))
+                token = answer["metadata"].get("continue") or ""
             if not token:
                 return found
 
@@ -196,12 +203,27 @@ class Remarker:
     # Events.
 
     async def _tell(self, remark: Remark, peers: Mapping[str, SeenPeer], *, node: str) -> None:
+        if self._has_had_enough(remark.object):
+            return
         target = await self._find_target(remark.object, peers)
         if target is not None:
             now = format_time(int(self._wall_clock()))
-            if not await self._create_event(make_event(target, remark, node=node, now=now)):
+            event = make_event(target, remark, node=node, now=now)
+            if not await self._create_event(event, about=remark.object):
                 return
         self._told_events.add(remark)
+
+    def _has_had_enough(self, name: str) -> bool:
+        """Whether it, or all objects together, have so many new Events that more must wait."""
+        if self._made_events.total() >= MOST_EVENTS:
+            name, most = "all objects", MOST_EVENTS
+        elif self._made_events[name] >= MOST_EVENTS_OF_ONE:
+            most = MOST_EVENTS_OF_ONE
+        else:
+            return False
+        text = f"{most} Events were made within {FORGET_SECONDS / 60:g} minutes; more must wait"
+        self._complain(f"Events on {name}", text)
+        return True
 
     async def _find_target(self, text: str, peers: Mapping[str, SeenPeer]) -> Target | None:
         """None for what is no object of a cluster, and for a Peer that is gone meanwhile."""
@@ -223,7 +245,9 @@ class Remarker:
         namespace = self._client.namespace
         path = f"/api/v1/namespaces/{namespace}/configmaps/{SETTINGS_NAME}"
         try:
-            uid = (await self._call("GET", path))["metadata"]["uid"]
+            answer = await self._call("GET", path)
+            with expecting_kubernetes():
+                uid = str(answer["metadata"]["uid"])
         except ApiError as error:
             if error.status not in (FORBIDDEN, NOT_FOUND):
                 raise
@@ -232,13 +256,15 @@ class Remarker:
             api_version="v1", kind="ConfigMap", name=SETTINGS_NAME, namespace=namespace, uid=uid
         )
 
-    async def _create_event(self, event: Mapping[str, Any]) -> bool:
+    async def _create_event(self, event: Mapping[str, Any], *, about: str) -> bool:
         path = f"/api/v1/namespaces/{event['metadata']['namespace']}/events"
         try:
             await self._call("POST", path, body=event)
         except ApiError as error:
             if error.status != CONFLICT:
                 return self._pass_over("events", event["metadata"]["name"], error)
+        else:
+            self._made_events[about] += 1
         self._complain("events", "")
         return True
 

@@ -137,7 +137,7 @@ class ObjectSource:
         return name, Item(value=value, revision=revision)
 
     def _read_event(self, line: Mapping[str, Any], held: Items) -> Event[Entry]:
-        with _expecting_kubernetes():
+        with expecting_kubernetes():
             kind, document = line["type"], dict(line["object"])
         match kind:
             case "ADDED" | "MODIFIED":
@@ -269,7 +269,7 @@ class _Page:
 
 
 def _read_page(answer: Mapping[str, Any]) -> _Page:
-    with _expecting_kubernetes():
+    with expecting_kubernetes():
         return _Page(
             documents=list(answer["items"] or ()),
             revision=_read_revision(answer),
@@ -279,18 +279,21 @@ def _read_page(answer: Mapping[str, Any]) -> _Page:
 
 def _identify(document: Mapping[str, Any]) -> tuple[str, str]:
     """Name and revision."""
-    with _expecting_kubernetes():
+    with expecting_kubernetes():
         return str(document["metadata"]["name"]), _read_revision(document)
 
 
 def _read_revision(document: Mapping[str, Any]) -> str:
-    with _expecting_kubernetes():
+    with expecting_kubernetes():
         return str(document["metadata"]["resourceVersion"])
 
 
 @contextmanager
-def _expecting_kubernetes() -> Iterator[None]:
-    """Whoever answers may be something else than Kubernetes, a proxy's login page say."""
+def expecting_kubernetes() -> Iterator[None]:
+    """``BackendError`` for what a document lacks that every document of an API server has.
+
+    Whoever answers may be something else, a proxy's login page say.
+    """
     try:
         yield
     except (AttributeError, LookupError, TypeError, ValueError) as error:
