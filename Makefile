@@ -6,9 +6,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
 RUN_PACKAGES := python3-venv wireguard-go wireguard-tools nftables iproute2 iputils-ping fping \
-	graphviz procps util-linux
+	graphviz procps util-linux iptables ipset
+# python-iptables is compiled when it is installed.
+RUN_PACKAGES += gcc libc6-dev python3-dev
 # The virtual machine in which the kernel's own WireGuard is tested where this kernel has none.
 TEST_PACKAGES := linux-image-amd64 qemu-system-x86 busybox-static kmod tcpdump
+# Pods of the lab are joined by the real plugins.
+TEST_PACKAGES += containernetworking-plugins
 # A real Kubernetes API server, which no package carries, is built by tools/kube-apiserver.
 TEST_PACKAGES += etcd-server etcd-client
 

@@ -1,8 +1,7 @@
 """The Firewall as an nftables table of our own, ``inet kilo``, which nobody else writes to.
 
-Its chains and rules are fixed; only its sets know the mesh, one for each role and family, so
-that the number of rules does not grow. The rows below are the one description of it: the
-script that makes the table is written from them, and a listing is compared with them.
+Its chains and rules are fixed (``nftables_shape.py``); only its sets know the mesh, one for each
+role and family, so that the number of rules does not grow.
 
 Every write is one transaction of the kernel: it happens whole or, if nft fails or is killed,
 not at all. The chains stay while the mesh changes, for where a chain takes another's place, a
@@ -16,145 +15,44 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
 from ipaddress import ip_network
 from itertools import product
 from typing import Any
 
-from kilo.dataplane.tools import Tool, first_line, run_tool
+from kilo.dataplane.firewall_terms import (
+    IPIP,
+    LINKS,
+    LOCAL,
+    NOT_OURS,
+    ROLES,
+    pick_family,
+    pick_networks,
+)
+from kilo.dataplane.forwarding import NFT, find_dropping_chains
+from kilo.dataplane.nftables_shape import (
+    CHAINS,
+    CLAMP,
+    CLAMP_LISTED,
+    GUARDED,
+    PLAIN_SETS,
+    RULES,
+    SHAPE,
+    TABLE,
+    WORDS,
+    Chain,
+    Rule,
+    Shape,
+)
+from kilo.dataplane.tools import first_line, run_tool
 from kilo.errors import DataplaneError
 from kilo.mesh.diff import Change
+from kilo.mesh.host import ForwardDrop
 from kilo.mesh.model import IPNetwork
 from kilo.mesh.state import Firewall, sort_networks
-
-TABLE = "kilo"
-NFT = Tool(program="nft", package="nftables")
 
 FEW_REMOVALS = 16
 """More networks to remove from a set than this, and filling it anew is faster: nft 1.0.6 needs
 10 ms for each out of 5,000 (10,000 out of 10,000 took it 7 s), and 120 ms for all anew."""
-
-NOT_OURS = Firewall()
-"""What ``read`` says of a table of our name with another shape than ours. No pass ever wants an
-empty Firewall (it wants none), so it differs from whatever is desired and is replaced."""
-
-ROLES = tuple(field.name for field in fields(Firewall))
-
-LOCAL = frozenset(
-    map(
-        ip_network,
-        (
-            "127.0.0.0/8",
-            "169.254.0.0/16",
-            "224.0.0.0/4",
-            "255.255.255.255/32",
-            "::1/128",
-            "fe80::/10",
-            "ff00::/8",
-        ),
-    )
-)
-"""Destinations that never leave their link; the registries of special purpose and multicast
-addresses (RFC 6890, RFC 5771, RFC 4291). They are never masqueraded, whoever claims them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """A base chain; priorities as numbers, for nft lists them so (100 is srcnat, 0 filter)."""
-
-    name: str
-    type: str
-    priority: int
-
-    def __str__(self) -> str:
-        hook = f"hook {self.name} priority {self.priority}"
-        return f"chain inet {TABLE} {self.name} {{ type {self.type} {hook}; policy accept; }}"
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """``if left equals right then verdict``: the only kind of rule there is."""
-
-    chain: str
-    left: str
-    right: str
-    verdict: str
-    comment: str
-
-    def __str__(self) -> str:
-        match = f"{self.left} {self.right} {self.verdict}"
-        return f'rule inet {TABLE} {self.chain} {match} comment "{self.comment}"'
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What the table is made of, but for the networks in its sets."""
-
-    chains: frozenset[Chain]
-    rules: tuple[Rule, ...]
-    """In order."""
-    sets: frozenset[tuple[str, str]]
-    """Name and type of each."""
-
-
-CHAINS = (
-    Chain("postrouting", "nat", 100),
-    Chain("forward", "filter", 0),
-    Chain("input", "filter", 0),
-)
-
-GUARDED = ("guarded", "inet_proto")
-"""The set of protocols that only ``tunnel_sources`` may send us: IPIP, or none."""
-IPIP = 4
-"""IANA's protocol number; nft lists it by whatever name /etc/protocols has for it."""
-
-_WORDS = {4: ("ip", "ipv4_addr"), 6: ("ip6", "ipv6_addr")}
-"""For each family how rules call its header, and the type of its addresses."""
-
-
-def _both(chain: str, field: str, role: str, verdict: str, comment: str) -> list[Rule]:
-    """The rule for IPv4 and for IPv6."""
-    return [
-        Rule(chain, f"{word} {field}", f"@{role}{family}", verdict, f"Kilo: {comment}")
-        for family, (word, _) in _WORDS.items()
-    ]
-
-
-RULES = (
-    Rule("postrouting", "oifname", "lo", "return", "Kilo: the host itself is left alone"),
-    *_both("postrouting", "daddr", "local", "return", "neighbours on the link are left alone"),
-    *_both("postrouting", "daddr", "known", "return", "the mesh knows the source"),
-    *_both(
-        "postrouting",
-        "daddr",
-        "masquerade_destinations",
-        "masquerade",
-        "what is reached through this location does not know the mesh",
-    ),
-    *_both(
-        "postrouting",
-        "saddr",
-        "masquerade_sources",
-        "masquerade",
-        "the world does not know the mesh",
-    ),
-    *_both("forward", "saddr", "forward", "accept", "from the mesh"),
-    *_both("forward", "daddr", "forward", "accept", "to the mesh"),
-    Rule("input", "ip saddr", "@tunnel_sources4", "return", "Kilo: IPIP from this location"),
-    Rule("input", "ip protocol", "@guarded", "drop", "Kilo: IPIP from elsewhere"),
-)
-
-SHAPE = Shape(
-    frozenset(CHAINS),
-    tuple(sorted(RULES, key=lambda rule: rule.chain)),
-    frozenset(
-        (f"{role}{family}", kind)
-        for role in ("local", *ROLES)
-        for family, (_, kind) in _WORDS.items()
-    )
-    | {GUARDED},
-)
-
 
 # Writing
 
@@ -165,37 +63,33 @@ def write_table(firewall: Firewall) -> str:
     lines += [_declare_set(name, kind) for name, kind in sorted(SHAPE.sets)]
     lines += [f"add {chain}" for chain in CHAINS]
     lines += [f"add {rule}" for rule in RULES]
-    for family in _WORDS:
-        local = (network for network in LOCAL if network.version == family)
-        lines += _change_elements("add", f"local{family}", local)
+    for family in WORDS:
+        lines += _change_elements("add", f"local{family}", pick_family(LOCAL, family))
     return _script(lines) + write_difference(Firewall(), firewall)
 
 
 def _declare_set(name: str, kind: str) -> str:
-    flags = "" if (name, kind) == GUARDED else " flags interval;"
+    flags = "" if (name, kind) in PLAIN_SETS else " flags interval;"
     return f"add set inet {TABLE} {name} {{ type {kind};{flags} }}"
 
 
 def write_difference(old: Firewall, new: Firewall) -> str:
     """The script that changes only the networks that differ; what goes makes room first."""
     lines = []
-    for role, family in product(ROLES, _WORDS):
-        had, wanted = (_pick(firewall, role, family) for firewall in (old, new))
+    for role, family in product(ROLES, WORDS):
+        had, wanted = (pick_networks(firewall, role, family) for firewall in (old, new))
         name = f"{role}{family}"
         if len(had - wanted) > FEW_REMOVALS:
             lines += [f"flush set inet {TABLE} {name}", *_change_elements("add", name, wanted)]
         else:
             lines += _change_elements("delete", name, had - wanted)
             lines += _change_elements("add", name, wanted - had)
+    lines += _change_links("delete", old.clamp_links - new.clamp_links)
+    lines += _change_links("add", new.clamp_links - old.clamp_links)
     if bool(old.tunnel_sources) != bool(new.tunnel_sources):
         verb = "add" if new.tunnel_sources else "delete"
         lines.append(f"{verb} element inet {TABLE} {GUARDED[0]} {{ {IPIP} }}")
     return _script(lines)
-
-
-def _pick(firewall: Firewall, role: str, family: int) -> frozenset[IPNetwork]:
-    networks: frozenset[IPNetwork] = getattr(firewall, role)
-    return frozenset(network for network in networks if network.version == family)
 
 
 def _removal() -> list[str]:
@@ -206,6 +100,11 @@ def _removal() -> list[str]:
 def _change_elements(verb: str, name: str, networks: Iterable[IPNetwork]) -> list[str]:
     elements = ", ".join(map(str, sort_networks(networks)))
     return [f"{verb} element inet {TABLE} {name} {{ {elements} }}"] if elements else []
+
+
+def _change_links(verb: str, links: Iterable[str]) -> list[str]:
+    elements = ", ".join(f'"{link}"' for link in sorted(links))
+    return [f"{verb} element inet {TABLE} {LINKS} {{ {elements} }}"] if elements else []
 
 
 def _script(lines: list[str]) -> str:
@@ -226,12 +125,14 @@ def parse_listing(listing: Mapping[str, Any]) -> Firewall:
         found = _parse_shape(objects)
         sets = {entry["name"]: entry for entry in objects["set"]}
         guarded = sets.pop(GUARDED[0]).get("elem", [])
+        links = _parse_links(sets.pop(LINKS))
         networks = {name: _parse_elements(entry) for name, entry in sets.items()}
     except (_ForeignError, AttributeError, KeyError, TypeError, ValueError):
         return NOT_OURS
     if found != SHAPE or networks["local4"] | networks["local6"] != LOCAL:
         return NOT_OURS
-    firewall = Firewall(**{role: networks[f"{role}4"] | networks[f"{role}6"] for role in ROLES})
+    roles = {role: networks[f"{role}4"] | networks[f"{role}6"] for role in ROLES}
+    firewall = Firewall(**roles, clamp_links=links)
     return firewall if len(guarded) == int(bool(firewall.tunnel_sources)) else NOT_OURS
 
 
@@ -256,14 +157,14 @@ def _parse_shape(objects: Mapping[str, list[Mapping[str, Any]]]) -> Shape:
 
 
 def _parse_chain(entry: Mapping[str, Any]) -> Chain:
-    if entry["hook"] != entry["name"] or entry["policy"] != "accept":
-        raise _ForeignError("a chain at another hook, or that drops")
-    return Chain(entry["name"], entry["type"], entry["prio"])
+    if entry["policy"] != "accept":
+        raise _ForeignError("a chain that drops")
+    return Chain(entry["name"], entry["type"], entry["hook"], entry["prio"])
 
 
 def _parse_set(entry: Mapping[str, Any]) -> tuple[str, str]:
     found = entry["name"], entry["type"]
-    if found == GUARDED and "flags" not in entry:
+    if found in PLAIN_SETS and "flags" not in entry:
         return found
     # One flag is a list of one up to nft 1.1.0, a plain string after it.
     if entry["flags"] not in ("interval", ["interval"]) or "auto-merge" in entry:
@@ -272,15 +173,22 @@ def _parse_set(entry: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _parse_rule(entry: Mapping[str, Any]) -> Rule:
-    match, verdict = entry["expr"]
+    match, *statements = entry["expr"]
     condition = match["match"]
     if condition["op"] != "==":
         raise _ForeignError("a rule with another comparison")
-    (word,) = verdict
-    if verdict[word] is not None:
+    left, verdict = _parse_left(condition["left"]), _parse_verdict(statements)
+    return Rule(entry["chain"], left, condition["right"], verdict, entry["comment"])
+
+
+def _parse_verdict(statements: list[Mapping[str, Any]]) -> str:
+    if statements == CLAMP_LISTED:
+        return CLAMP
+    (verdict,) = statements
+    ((word, options),) = verdict.items()
+    if options is not None:
         raise _ForeignError("a verdict with options")
-    left = _parse_left(condition["left"])
-    return Rule(entry["chain"], left, condition["right"], word, entry["comment"])
+    return word
 
 
 def _parse_left(left: Mapping[str, Any]) -> str:
@@ -291,6 +199,14 @@ def _parse_left(left: Mapping[str, Any]) -> str:
             return f"{protocol} {field}"
         case _:
             raise _ForeignError("a rule that looks at something else")
+
+
+def _parse_links(entry: Mapping[str, Any]) -> frozenset[str]:
+    elements = entry.get("elem", [])
+    links = frozenset(elements if isinstance(elements, list) else [elements])
+    if not all(isinstance(link, str) for link in links):
+        raise _ForeignError("a link with extras")
+    return links
 
 
 def _parse_elements(entry: Mapping[str, Any]) -> frozenset[IPNetwork]:
@@ -344,6 +260,10 @@ class NFTables:
                 await _transact(write_table(new))
             case _:
                 raise TypeError(f"not a change of the firewall: {change}")
+
+    async def find_forward_drops(self) -> tuple[ForwardDrop, ...]:
+        """See ``FirewallDriver.find_forward_drops``; nftables asks them all, whatever we say."""
+        return tuple(chain.describe(overruled=False) for chain in await find_dropping_chains())
 
 
 async def _transact(script: str) -> None:

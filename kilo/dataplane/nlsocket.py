@@ -283,13 +283,15 @@ def open_socket(family: int = socket.NETLINK_ROUTE) -> NetlinkSocket:
         raise DataplaneError(f"netlink: socket: {error.strerror}") from error
 
 
-async def run_with_socket(work: Callable[[NetlinkSocket], Result]) -> Result:
+async def run_with_socket(
+    work: Callable[[NetlinkSocket], Result], family: int = socket.NETLINK_ROUTE
+) -> Result:
     """What ``work`` returns, done in a thread: send and receive wait for the kernel's locks.
 
     Raises ``DataplaneError`` where the process may have no socket. The thread closes it, so that
     a cancelled caller does not take it away from under the call that is still running.
     """
-    netlink = open_socket()
+    netlink = open_socket(family)
 
     def run() -> Result:
         with netlink:

@@ -10,16 +10,15 @@ from typing import Any
 
 import pytest
 
+from kilo.dataplane.firewall_terms import NOT_OURS
 from kilo.dataplane.nftables import (
     FEW_REMOVALS,
-    NOT_OURS,
-    RULES,
     NFTables,
-    Rule,
     parse_listing,
     write_difference,
     write_table,
 )
+from kilo.dataplane.nftables_shape import CLAMP, CLAMP_LISTED, RULES, Rule
 from kilo.errors import DataplaneError
 from kilo.mesh.diff import Change
 from kilo.mesh.state import Firewall, Link
@@ -33,6 +32,7 @@ TABLE_TEXT = """\
 add table inet kilo
 delete table inet kilo
 add table inet kilo
+add set inet kilo clamp_links { type ifname; }
 add set inet kilo forward4 { type ipv4_addr; flags interval; }
 add set inet kilo forward6 { type ipv6_addr; flags interval; }
 add set inet kilo guarded { type inet_proto; }
@@ -49,6 +49,7 @@ add set inet kilo tunnel_sources6 { type ipv6_addr; flags interval; }
 add chain inet kilo postrouting { type nat hook postrouting priority 100; policy accept; }
 add chain inet kilo forward { type filter hook forward priority 0; policy accept; }
 add chain inet kilo input { type filter hook input priority 0; policy accept; }
+add chain inet kilo clamp { type filter hook forward priority -150; policy accept; }
 """
 
 RULES_TEXT = """\
@@ -67,6 +68,7 @@ forward ip daddr @forward4 accept
 forward ip6 daddr @forward6 accept
 input ip saddr @tunnel_sources4 return
 input ip protocol @guarded drop
+clamp oifname @clamp_links tcp flags syn tcp option maxseg size set rt mtu
 """
 
 
@@ -91,7 +93,8 @@ def make_listing(**networks: list[Any]) -> dict[str, Any]:
             flags = [words[9].rstrip(";")] if "flags" in words else []
             entries.append(_listed_set(words[4], words[7].rstrip(";"), flags, local | networks))
         elif words[:2] == ["add", "chain"]:
-            entries.append(_listed_chain(words[4], words[7], int(words[11].rstrip(";"))))
+            priority = int(words[11].rstrip(";"))
+            entries.append(_listed_chain(words[4], words[7], words[9], priority))
     entries += [_listed_rule(number, rule) for number, rule in enumerate(RULES)]
     return {"nftables": entries}
 
@@ -108,9 +111,9 @@ def _listed_set(
     return {"set": entry | ({"flags": flags} if flags else {}) | elements}
 
 
-def _listed_chain(name: str, kind: str, priority: int) -> dict[str, Any]:
+def _listed_chain(name: str, kind: str, hook: str, priority: int) -> dict[str, Any]:
     entry = {"family": "inet", "table": "kilo", "name": name, "handle": 1, "type": kind}
-    return {"chain": entry | {"hook": name, "prio": priority, "policy": "accept"}}
+    return {"chain": entry | {"hook": hook, "prio": priority, "policy": "accept"}}
 
 
 def _listed_rule(number: int, rule: Rule) -> dict[str, Any]:
@@ -120,7 +123,8 @@ def _listed_rule(number: int, rule: Rule) -> dict[str, Any]:
         left = {"meta": {"key": rule.left}}
     match = {"match": {"op": "==", "left": left, "right": rule.right}}
     entry = {"family": "inet", "table": "kilo", "chain": rule.chain, "handle": number}
-    return {"rule": entry | {"comment": rule.comment, "expr": [match, {rule.verdict: None}]}}
+    statements = CLAMP_LISTED if rule.verdict == CLAMP else [{rule.verdict: None}]
+    return {"rule": entry | {"comment": rule.comment, "expr": [match, *statements]}}
 
 
 def find(listing: dict[str, Any], kind: str, **fields: str) -> dict[str, Any]:

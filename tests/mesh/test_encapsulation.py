@@ -197,7 +197,8 @@ def test_a_tunnel_that_somebody_else_uses_is_used_and_neither_changed_nor_guarde
     host = replace(make_host(LEADER), busy_tunnels=frozenset({"tunl0"}))
     state = render_node("a", MESH, settings=_set(Encapsulation.ALWAYS), host=host)
     assert not state.tunnels
-    assert state.firewall is None
+    assert state.firewall is not None
+    assert not state.firewall.tunnel_sources
     assert "route 10.2.2.0/24 via 192.168.1.2 dev tunl0 onlink" in say(state.routes)
 
 
@@ -226,6 +227,13 @@ def test_beside_flannel_packets_go_over_its_link_to_the_leaders_pod_network() ->
 
 def test_while_flannel_has_no_link_there_are_no_routes_over_it() -> None:
     options, host = _beside(Compatibility.FLANNEL)
+    state = render_node("c", MESH, settings=_set(Encapsulation.ALWAYS), options=options, host=host)
+    assert not state.routes
+
+
+def test_while_flannels_link_is_down_there_are_none_either_for_no_kernel_would_take_them() -> None:
+    options, host = _beside(Compatibility.FLANNEL, **{"flannel.1": 1450})
+    host = replace(host, down_links=frozenset({"flannel.1"}))
     state = render_node("c", MESH, settings=_set(Encapsulation.ALWAYS), options=options, host=host)
     assert not state.routes
 

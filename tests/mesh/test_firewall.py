@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kilo.mesh.model import Granularity, Settings
+from kilo.mesh.model import Encapsulation, Granularity, Settings
 from kilo.mesh.render import collapse
 from kilo.mesh.state import Firewall
 from kilo.mesh.view import RenderOptions
@@ -44,7 +44,8 @@ FORWARD = RenderOptions(forward_rules=True)
             "a",
             RenderOptions(),
             f"firewall {KNOWN},192.168.9.9/32,fd00:2:2::/64"
-            " masquerade-destinations 192.168.8.8/32 masquerade-sources 10.5.0.1/32",
+            " masquerade-destinations 192.168.8.8/32 masquerade-sources 10.5.0.1/32"
+            " clamp-links kilo0",
             id="peers, and to the own location's allowed location IPs",
         ),
         pytest.param(
@@ -58,7 +59,8 @@ FORWARD = RenderOptions(forward_rules=True)
             "c",
             RenderOptions(),
             f"firewall {KNOWN},192.168.8.8/32,fd00:2:2::/64"
-            " masquerade-destinations 192.168.9.9/32 masquerade-sources 10.5.0.1/32",
+            " masquerade-destinations 192.168.9.9/32 masquerade-sources 10.5.0.1/32"
+            " clamp-links kilo0",
             id="another location's are known, its own are not",
         ),
         pytest.param(
@@ -74,7 +76,7 @@ FORWARD = RenderOptions(forward_rules=True)
             f"firewall {KNOWN},192.168.9.9/32,fd00:2:2::/64"
             " masquerade-destinations 192.168.8.8/32 masquerade-sources 10.5.0.1/32"
             " forward 10.2.1.0/24,10.2.2.0/24,192.168.1.1/32,192.168.1.2/32,192.168.8.8/32,"
-            "fd00:2:2::/64",
+            "fd00:2:2::/64 clamp-links kilo0",
             id="a leader forwards for its segment, but not its WireGuard IP",
         ),
         pytest.param(
@@ -104,6 +106,33 @@ def test_where_nothing_is_masqueraded_or_forwarded_there_is_no_firewall() -> Non
     nodes = [make_node("a", internal="192.168.1.1/24", pods="10.2.1.0/24")]
     assert render_node("a", nodes, settings=SETTINGS).firewall is None
     assert render_node("a", nodes, options=CNI).firewall is not None
+
+
+def test_where_nothing_is_masqueraded_nodes_come_and_go_without_a_change_of_the_firewall() -> None:
+    nodes = [make_node("a", internal="192.168.1.1/24", pods="10.2.1.0/24")]
+    nodes += [make_node(n, location=n, internal=f"192.168.{n}.1/24") for n in ("2", "3")]
+    firewall = render_node("a", nodes).firewall
+    assert str(firewall) == "firewall clamp-links kilo0"
+    assert render_node("a", nodes[:2]).firewall == firewall
+
+
+@pytest.mark.parametrize(
+    ("name", "encapsulation", "links"),
+    [
+        pytest.param("a", "never", {"kilo0"}, id="a leader into the mesh"),
+        pytest.param("b", "never", set(), id="others send to their leader as they are"),
+        pytest.param("b", "always", {"tunl0"}, id="or in IPIP"),
+        pytest.param("a", "always", {"kilo0", "tunl0"}, id="a leader both ways"),
+        pytest.param("d", "always", set(), id="who forwards nothing clamps nothing"),
+    ],
+)
+def test_connections_are_clamped_where_packets_are_wrapped_up(
+    name: str, encapsulation: str, links: set[str]
+) -> None:
+    nodes = [*MESH, make_node("d", location="north", internal="192.168.4.1/24")]
+    settings = Settings(encapsulation=Encapsulation(encapsulation))
+    firewall = render_node(name, nodes, settings=settings).firewall
+    assert (firewall.clamp_links if firewall else frozenset()) == links
 
 
 def test_a_node_address_inside_a_wide_allowed_location_ip_stays_known() -> None:
