@@ -11,6 +11,7 @@ from typing import Any
 
 from kilo.backends.documents import DEFAULT_TOPOLOGY_LABEL, is_object_name
 from kilo.backends.opening import BACKENDS, DEFAULT_DIRECTORY, BackendConfig
+from kilo.dataplane.firewall import Choice
 from kilo.engine import CleanUp
 from kilo.errors import ConfigError
 from kilo.flags import BOOL, DURATION, STRING, Flag, FlagSet, Kind, Parsed, list_of, parse_int
@@ -74,6 +75,9 @@ MTU = Kind(word="bytes|auto", parse=parse_mtu, show=lambda mtu: str(mtu or "auto
 PORT = Kind(word="port", parse=parse_port)
 INTERFACE = Kind(word="name", parse=parse_interface)
 PATH = Kind(word="path", parse=Path)
+OPTIONAL_PATH: Kind[Path | None] = Kind(
+    word="path", parse=lambda text: Path(text) if text else None
+)
 
 ACCESS = ("kubeconfig", "master")
 """Flags that mean something to --backend=kubernetes alone."""
@@ -100,6 +104,13 @@ FLAGS: tuple[Flag[Any], ...] = (
         default_text="true; false with --backend=file or etcd",
     ),
     Flag("cni-path", PATH, Path("/etc/cni/net.d/10-kilo.conflist"), "path of that configuration"),
+    Flag(
+        "cni-template",
+        OPTIONAL_PATH,
+        None,
+        "make that configuration from this file where it is missing",
+        default_text="none",
+    ),
     Flag("compatibility", STRING, "", "run beside another network", choices=("flannel", "cilium")),
     Flag("create-interface", BOOL, default=True, help="create the interface if it is missing"),
     Flag("directory", PATH, DEFAULT_DIRECTORY, "of --backend=file: where the files are"),
@@ -116,6 +127,13 @@ FLAGS: tuple[Flag[Any], ...] = (
         "when packets within a location travel in IPIP",
         choices=tuple(Encapsulation),
         default_text="always; never with --backend=file or etcd",
+    ),
+    Flag(
+        "firewall",
+        Kind(word="string", parse=Choice),
+        Choice.AUTO,
+        "whose rules are written; auto: iptables' where the host's are",
+        choices=tuple(Choice),
     ),
     Flag(
         "hostname",
@@ -216,6 +234,8 @@ class AgentConfig:
     """Only those that were given."""
     defaults: Settings
     cni_path: Path
+    cni_template: Path | None
+    firewall: Choice
 
     @property
     def prints(self) -> bool:
@@ -266,6 +286,8 @@ def parse_agent_flags(words: Sequence[str], environ: Mapping[str, str]) -> Agent
         settings=collect_settings(parsed),
         defaults=find_defaults(parsed),
         cni_path=values["cni-path"],
+        cni_template=values["cni-template"],
+        firewall=values["firewall"],
     )
 
 

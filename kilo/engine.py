@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from kilo.backends.base import Backend
-from kilo.dataplane.base import Dataplane, find_refused
+from kilo.dataplane.base import ConsequenceError, Dataplane, find_refused
 from kilo.errors import (
     BackendError,
     ConfigError,
@@ -326,7 +326,7 @@ class Engine:
             self._status.change_seconds.observe(time.monotonic() - changed_at)
 
     def _fail(self, errors: Iterable[BaseException]) -> None:
-        lines = [str(error) for error in errors]
+        lines = [str(error) for error in errors if not isinstance(error, ConsequenceError)]
         self._failures += 1
         self._status.not_ready = lines[0]
         self._status.ready.set(0)

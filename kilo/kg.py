@@ -21,8 +21,8 @@ from kilo.backends.opening import BackendConfig, open_backend
 from kilo.completion import write_completion
 from kilo.dataplane.base import Dataplane
 from kilo.dataplane.cni import CNIFile
+from kilo.dataplane.firewall import HostFirewall
 from kilo.dataplane.linux import LinuxDataplane
-from kilo.dataplane.nftables import NFTables
 from kilo.dataplane.wireguard import WireGuard
 from kilo.dryrun import plan_once
 from kilo.engine import Engine
@@ -40,6 +40,7 @@ from kilo.mesh.diff import diff
 from kilo.mesh.keys import PrivateKey
 from kilo.mesh.plan import Agent
 from kilo.mesh.state import DataplaneState
+from kilo.mesh.view import FLANNEL_LINK, Compatibility, RenderOptions
 from kilo.status import Status
 from kilo.webhookflags import OWN_FLAGS, WebhookConfig, parse_webhook_flags
 
@@ -101,7 +102,7 @@ async def run_agent(config: AgentConfig) -> int:
                 site.dataplane,
                 status,
                 SnapshotFile(SNAPSHOT),
-                pods=CNIFile(config.cni_path) if config.options.cni else None,
+                pods=open_cni(config),
                 clean_up=config.clean_up,
             )
             server = StatusServer(config.listen, status)
@@ -111,6 +112,21 @@ async def run_agent(config: AgentConfig) -> int:
             finally:
                 server.stop()
     return 0
+
+
+def open_cni(config: AgentConfig) -> CNIFile | None:
+    """The pods' configuration; None where it is somebody else's."""
+    return CNIFile(config.cni_path, config.cni_template) if config.options.cni else None
+
+
+def find_yielding(options: RenderOptions) -> frozenset[str]:
+    """The links whose routes give way to ours.
+
+    Flannel has routes to all pods, over its own link and unencrypted; those to other locations
+    must be ours. Its own way to them would be the underlay's.
+    """
+    beside_flannel = options.compatibility is Compatibility.FLANNEL
+    return frozenset({FLANNEL_LINK} if beside_flannel else ())
 
 
 async def run_webhook(config: WebhookConfig) -> int:
@@ -230,9 +246,10 @@ async def open_dataplane(config: AgentConfig, key: PrivateKey) -> AsyncIterator[
     dataplane = LinuxDataplane(
         config.interface,
         wireguard=WireGuard(config.interface, key, create=config.create_interface),
-        firewall=NFTables(),
+        firewall=HostFirewall(config.firewall),
         tunnel=config.options.tunnel,
         hostname=config.name,
+        yielding=find_yielding(config.options),
     )
     try:
         yield dataplane

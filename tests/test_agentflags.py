@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kilo.agentflags import AgentConfig, parse_agent_flags
+from kilo.dataplane.firewall import Choice
 from kilo.errors import ConfigError
 from kilo.mesh.model import Encapsulation
 
@@ -71,6 +72,18 @@ def test_both_can_be_said_otherwise_in_the_environment_too() -> None:
     assert not config.options.cni
     assert config.settings == {"encapsulation": Encapsulation.CROSSSUBNET}
     assert parse("--backend=file --cni --cni-path=/etc/x").cni_path == Path("/etc/x")
+
+
+def test_whose_firewall_is_written_is_found_out_unless_it_is_said() -> None:
+    assert parse("--cni=false").firewall is Choice.AUTO
+    assert parse("--cni=false --firewall=iptables").firewall is Choice.IPTABLES
+    assert "auto, nftables, iptables" in complaint("--cni=false --firewall=ufw")
+
+
+def test_a_template_of_the_pods_configuration_is_none_unless_one_is_named() -> None:
+    assert parse("--cni").cni_template is None
+    assert parse("--cni", KG_CNI_TEMPLATE="").cni_template is None
+    assert parse("--cni --cni-template=/etc/kilo/x").cni_template == Path("/etc/kilo/x")
 
 
 @pytest.mark.parametrize("other", ["flannel", "cilium"])

@@ -24,6 +24,7 @@ from kilo.dataplane.hostfacts import (
     decode_default,
     read_address_entries,
 )
+from kilo.dataplane.iptables_rules import MARK
 from kilo.dataplane.links import RTM_DELLINK, RTM_NEWLINK, decode_link, read_links
 from kilo.dataplane.netlink import RULE_PRIORITIES, RULE_PROTOCOL
 from kilo.dataplane.nlsocket import (
@@ -68,6 +69,7 @@ _NFT_NEW_GENERATION = 15
 _NFT_HEADER_BYTES = 4
 _NFT_TABLE = 1  # the table's name, in messages about tables, chains, rules, sets and elements
 _INET = 1
+_CHAIN_MARK = MARK.encode()
 _DATAGRAMS_A_TURN = 64  # then other tasks of the loop have their turn
 
 Fingerprint = bytes | None
@@ -113,7 +115,7 @@ class Relevance:
             return True
 
     def is_about_table(self, message: Message) -> bool:
-        """Whether a message of nftables' speaks of our table."""
+        """Whether a message of nftables' speaks of our table, or of chains of ours in others'."""
         if message.type >> 8 != _NFT_SUBSYSTEM or message.type & 0xFF == _NFT_NEW_GENERATION:
             return False
         try:
@@ -121,7 +123,10 @@ class Relevance:
         except DataplaneError:
             return True
         name = attributes.get(_NFT_TABLE)
-        return name is not None and message.body[0] == _INET and read_name(name) == self._table
+        if name is not None and message.body[0] == _INET and read_name(name) == self._table:
+            return True
+        # The chain itself, a rule of it, or a jump to it, in iptables' tables.
+        return _CHAIN_MARK in bytes(message.body)
 
     def _judge_link(self, message: Message) -> bool:
         link = decode_link(message.body)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import IPv4Interface, IPv6Interface
-from pathlib import Path
 from types import MappingProxyType
 
 from kilo.dataplane.links import read_links
@@ -55,13 +54,12 @@ _UNFIT = _TEMPORARY | _DAD_FAILED | _DEPRECATED | _TENTATIVE
 _RTA_OIF, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_TABLE = 4, 6, 9, 15
 _NEXTHOP = struct.Struct("=HBBi")
 """``struct rtnexthop``: length, flags, hops, index."""
-_FORWARDING = {4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"}
 
 
 async def read_facts(hostname: HostnameLookup) -> HostFacts:
-    """The host now, and what its name resolves to as far as is known. Raises ``DataplaneError``."""
-    # Of this thread's namespace, as the sockets are; these two files never block.
-    forwarding = frozenset(family for family in _FORWARDING if _read_forwarding(family))
+    """The host now, and what its name resolves to as far as is known; ``sysctls.py`` adds the
+    kernel's settings. Raises ``DataplaneError``.
+    """
 
     def read(netlink: NetlinkSocket) -> HostFacts:
         links = read_links(netlink)
@@ -73,18 +71,11 @@ async def read_facts(hostname: HostnameLookup) -> HostFacts:
             default_links=tuple(_read_default_links(netlink, names)),
             mtus=MappingProxyType({link.name: link.mtu for link in links}),
             kinds=MappingProxyType({link.name: link.kind for link in links}),
-            forwarding=forwarding,
+            down_links=frozenset(link.name for link in links if not link.up),
         )
 
     facts = await run_with_socket(read)
     return replace(facts, hostname_addresses=hostname.get_addresses(facts.addresses))
-
-
-def _read_forwarding(family: int) -> bool:
-    try:
-        return Path("/proc/sys", _FORWARDING[family]).read_text(encoding="ascii").strip() != "0"
-    except OSError:  # a host without the family forwards none of it
-        return False
 
 
 def read_address_entries(netlink: NetlinkSocket) -> list[AddressEntry]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from socket import AF_INET
 
 from kilo.dataplane.nlsocket import (
@@ -50,8 +50,9 @@ class LinkEntry:
     mtu: int
     kind: str
     up: bool
-    alias: str
-    """A note that anybody may leave on a link: where the link cannot bear our name, our mark."""
+    alias: str = field(compare=False)
+    """A note that anybody may leave on a link, and change: where the link cannot bear our name,
+    our mark."""
 
 
 def read_links(netlink: NetlinkSocket) -> list[LinkEntry]:

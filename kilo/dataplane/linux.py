@@ -7,30 +7,35 @@ The WireGuard device and the firewall are drivers handed in; links, addresses an
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
+from pathlib import Path
 from typing import Protocol
 
 from kilo.dataplane import netlink
-from kilo.dataplane.base import find_refused
+from kilo.dataplane.base import find_refused, group_failures
 from kilo.dataplane.drift import DeviceWatch, Drift, Relevance
 from kilo.dataplane.hostfacts import HostnameLookup, read_facts
-from kilo.dataplane.nftables import TABLE
+from kilo.dataplane.nftables_shape import TABLE
 from kilo.dataplane.nlsocket import run_with_socket
 from kilo.dataplane.routes import RouteKey, apply_routes, read_routes
+from kilo.dataplane.sysctls import RECORD, Sysctls, add_sysctls
 from kilo.dataplane.tools import MissingToolError
 from kilo.dataplane.tunnel import put_tunnel, read_tunnel, remove_tunnel
 from kilo.errors import DataplaneError
 from kilo.mesh.diff import Change, Changes
-from kilo.mesh.host import HostFacts
+from kilo.mesh.host import ForwardDrop, HostFacts
 from kilo.mesh.keys import PublicKey
 from kilo.mesh.state import (
     DataplaneState,
     Firewall,
     Link,
     PeerStats,
+    Resource,
     Route,
+    Sysctl,
     Tunnel,
     WireGuardDevice,
     WireGuardPeer,
@@ -66,14 +71,18 @@ class DeviceDriver(Protocol):
 
 
 class FirewallDriver(Protocol):
-    """The one table of ours."""
+    """Our own rules, and nothing of others'."""
 
     async def read(self) -> Firewall | None:
         """What it says; None if there is none."""
         ...
 
     async def apply(self, change: Change) -> None:
-        """Make, change or remove it, in one transaction."""
+        """Make, change or remove it, with no moment in which half of it holds."""
+        ...
+
+    async def find_forward_drops(self) -> tuple[ForwardDrop, ...]:
+        """Which chains of others drop what is forwarded, as far as can be seen."""
         ...
 
 
@@ -84,7 +93,7 @@ ApplyGroup = Callable[[Sequence[Change]], Awaitable[list[DataplaneError]]]
 class LinuxDataplane:
     """One host's Dataplane, in the network namespace of the event loop's thread."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the parts of a host, handed in by the program
         self,
         interface: str,
         *,
@@ -92,15 +101,31 @@ class LinuxDataplane:
         firewall: FirewallDriver,
         tunnel: str = "tunl0",
         hostname: str | None = None,
+        sysctls_record: Path = RECORD,
+        yielding: Collection[str] = (),
     ) -> None:
-        """``hostname`` is what to look up for ``facts``; None: the host's own name."""
+        """``hostname`` is what to look up for ``facts``; None: the host's own name.
+
+        ``yielding`` are links of another network, whose routes give way to ours.
+        """
         self.interface = interface
         self._tunnel = tunnel
+        self._yielding = yielding
         self._wireguard = wireguard
         self._firewall = firewall
+        self._sysctls = Sysctls(sysctls_record)
         self._hostname = HostnameLookup(
             hostname or socket.gethostname(), on_change=self._touch_drifts
         )
+        self._drivers: Mapping[type[Resource], ApplyGroup] = {
+            Firewall: self._apply_firewall,
+            Link: self._apply_link,
+            Route: self._apply_routes,
+            Sysctl: self._sysctls.apply,
+            Tunnel: _apply_tunnels,
+            WireGuardDevice: self._apply_wireguard,
+            WireGuardPeer: self._apply_wireguard,
+        }
         self._device = DeviceWatch(wireguard.fingerprint)
         self._routes: frozenset[RouteKey] = frozenset()
         """Where our routes are, or should be and were refused."""
@@ -108,7 +133,9 @@ class LinuxDataplane:
 
     async def facts(self) -> HostFacts:
         """See ``Dataplane.facts``."""
-        return await read_facts(self._hostname)
+        facts = await read_facts(self._hostname)
+        facts = replace(facts, forward_drops=await self._firewall.find_forward_drops())
+        return await add_sysctls(facts, self._sysctls, self.interface, self._tunnel)
 
     async def read(self) -> DataplaneState:
         """See ``Dataplane.read``."""
@@ -128,6 +155,7 @@ class LinuxDataplane:
             firewall=await self._read_firewall(),
             routes=routes,
             rules=await netlink.read_rules(),
+            sysctls=await self._sysctls.read(),
         )
 
     async def observe(self) -> Mapping[PublicKey, PeerStats]:
@@ -141,7 +169,7 @@ class LinuxDataplane:
             failures += await apply_group(tuple(steps))
         if failures:
             self._await_obstacles(changes, failures)
-            raise ExceptionGroup(f"{len(failures)} of {len(changes)} changes failed", failures)
+            raise group_failures(changes, failures)
 
     def _await_obstacles(self, changes: Changes, failures: Sequence[DataplaneError]) -> None:
         """Listen also for what becomes of the places of the routes that were refused: somebody
@@ -179,19 +207,7 @@ class LinuxDataplane:
 
     def _choose_driver(self, step: Change) -> ApplyGroup:
         """Neighbouring steps for which it is the same go to it together."""
-        match step.resource:
-            case WireGuardDevice() | WireGuardPeer():
-                return self._apply_wireguard
-            case Route():
-                return _apply_routes
-            case Link():
-                return self._apply_link
-            case Firewall():
-                return self._apply_firewall
-            case Tunnel():
-                return _apply_tunnels
-            case _:
-                return _apply_singly
+        return self._drivers.get(type(step.resource), _apply_singly)
 
     async def _apply_wireguard(self, steps: Sequence[Change]) -> list[DataplaneError]:
         try:
@@ -219,15 +235,15 @@ class LinuxDataplane:
             await self._wireguard.ensure()
         await netlink.apply_step(step)
 
+    async def _apply_routes(self, steps: Sequence[Change]) -> list[DataplaneError]:
+        apply = partial(apply_routes, steps=steps, yielding=self._yielding)
+        try:
+            return await run_with_socket(apply)
+        except DataplaneError as error:
+            return [_name(step, error) for step in steps]
+
     async def _apply_firewall(self, steps: Sequence[Change]) -> list[DataplaneError]:
         return [error for step in steps for error in await _try(step, self._firewall.apply)]
-
-
-async def _apply_routes(steps: Sequence[Change]) -> list[DataplaneError]:
-    try:
-        return await run_with_socket(partial(apply_routes, steps=steps))
-    except DataplaneError as error:
-        return [_name(step, error) for step in steps]
 
 
 async def _apply_tunnels(steps: Sequence[Change]) -> list[DataplaneError]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from kilo.dataplane.base import group_failures
 from kilo.dataplane.simulation import OURS, SimulatedKernel
 from kilo.errors import DataplaneError
 from kilo.mesh.diff import Change, Changes
@@ -110,7 +111,7 @@ class MemoryDataplane:
         if len(failures) < len(changes):
             self._touch()  # a kernel notifies of what its own listener did as well
         if failures:
-            raise ExceptionGroup(f"{len(failures)} of {len(changes)} changes failed", failures)
+            raise group_failures(changes, failures)
 
     def _carry_out(self, step: Change) -> None:
         for text, reason in self._refusals.items():
@@ -152,6 +153,7 @@ class MemoryDataplane:
         )
         self._kernel.other_links = frozenset(self._facts.mtus)
         self._kernel.other_addresses = self._facts.addresses
+        self._kernel.other_sysctls = self._facts.sysctls
         self._touch()
 
     def set_stats(self, key: PublicKey, stats: PeerStats) -> None:
@@ -173,6 +175,19 @@ class MemoryDataplane:
     def become_unreadable(self, reason: str) -> None:
         """From now on fail every ``read``."""
         self._unreadable = reason
+
+    def read_sysctl(self, name: str) -> str | None:
+        """The value that a setting has now, whoever made it so."""
+        return self._kernel.sysctls.get(name, self._facts.sysctls.get(name))
+
+    def set_sysctl(self, name: str, value: str) -> None:
+        """Somebody sets this; nobody is notified of it, as of a real kernel's."""
+        if name in self._kernel.sysctls:
+            self._kernel.sysctls[name] = value
+        else:
+            self.set_facts(
+                replace(self._facts, sysctls=MappingProxyType({**self._facts.sysctls, name: value}))
+            )
 
     def interfere(self, *steps: Change) -> None:
         """Somebody does this to what is ours, by hand."""

@@ -79,14 +79,18 @@ def read_routes(netlink: NetlinkSocket) -> frozenset[Route]:
     return frozenset(entry.route for entry in entries if entry.route is not None)
 
 
-def apply_routes(netlink: NetlinkSocket, steps: Sequence[Change]) -> list[DataplaneError]:
+def apply_routes(
+    netlink: NetlinkSocket, steps: Sequence[Change], *, yielding: Collection[str] = ()
+) -> list[DataplaneError]:
     """Carry out steps that are all about routes, of different keys; what failed, step by step.
+
+    Others' routes over the ``yielding`` links give way to ours.
 
     In the order given, since a route that goes may have stood in the way of one that comes;
     steps of one kind that follow each other are one batch. Raises ``DataplaneError`` only when
     the kernel cannot be talked to at all.
     """
-    batch = _Batch(netlink)
+    batch = _Batch(netlink, yielding)
     carry_out = {"+": batch.add, "~": batch.replace, "-": batch.remove}
     for verb, run in groupby(steps, key=lambda step: step.verb):
         carry_out[verb](tuple(run))
@@ -96,8 +100,9 @@ def apply_routes(netlink: NetlinkSocket, steps: Sequence[Change]) -> list[Datapl
 class _Batch:
     """The steps of one ``apply_routes`` and what has become of them."""
 
-    def __init__(self, netlink: NetlinkSocket) -> None:
+    def __init__(self, netlink: NetlinkSocket, yielding: Collection[str]) -> None:
         self._netlink = netlink
+        self._yielding = yielding
         self._names = read_link_names(netlink)
         self._indexes = {name: index for index, name in self._names.items()}
         self.failures: list[tuple[Change, int]] = []
@@ -119,7 +124,7 @@ class _Batch:
         allowed = []
         for step in steps:
             holder = holders.get(_get_key(step))
-            if holder is None or _may_replace(holder, _get_route(step)):
+            if holder is None or self._may_replace(holder, _get_route(step)):
                 allowed.append(step)
             else:
                 self.failures.append((step, errno.EEXIST))
@@ -150,6 +155,13 @@ class _Batch:
         codes = self._netlink.request(messages)
         return [*outcomes, *zip(sent, codes, strict=True)]
 
+    def _may_replace(self, holder: RouteEntry, route: Route) -> bool:
+        if holder.protocol == ROUTE_PROTOCOL:
+            return True
+        if holder.protocol == KERNEL_PROTOCOL or holder.route is None:
+            return False
+        return holder.route == route or holder.route.link in self._yielding
+
     def _find_holders(self, wanted: Collection[RouteKey]) -> dict[RouteKey, RouteEntry]:
         """The first route of each key, which is the one that the kernel would replace."""
         holders: dict[RouteKey, RouteEntry] = {}
@@ -167,12 +179,6 @@ def _get_route(step: Change) -> Route:
 def _get_key(step: Change) -> RouteKey:
     route = _get_route(step)
     return (route.table, route.destination)
-
-
-def _may_replace(holder: RouteEntry, route: Route) -> bool:
-    if holder.protocol == ROUTE_PROTOCOL:
-        return True
-    return holder.route == route and holder.protocol != KERNEL_PROTOCOL
 
 
 def encode_route(route: Route, index: int) -> bytes:

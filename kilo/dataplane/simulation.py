@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -24,6 +24,7 @@ from kilo.mesh.state import (
     Resource,
     Route,
     Rule,
+    Sysctl,
     Tunnel,
     WireGuardDevice,
     WireGuardPeer,
@@ -66,6 +67,10 @@ class SimulatedKernel:
             for route in state.routes
         }
         self.rules = set(state.rules)
+        self.sysctls = {sysctl.name: sysctl.value for sysctl in state.sysctls}
+        """Ours."""
+        self.other_sysctls: Mapping[str, str] = {}
+        """As others have them, ours too: a setting that is not here does not exist."""
         self.foreign_rules: set[Rule] = set()
         self.other_links: frozenset[str] = frozenset()
         """The host's other links, all of them up."""
@@ -86,6 +91,9 @@ class SimulatedKernel:
                 owned.route for owned in self.routes.values() if owned.protocol == OURS
             ),
             rules=frozenset(self.rules),
+            sysctls=frozenset(
+                Sysctl(name=name, value=value) for name, value in self.sysctls.items()
+            ),
         )
 
     def carry_out(self, step: Change) -> None:
@@ -109,8 +117,8 @@ class SimulatedKernel:
                 self._put_tunnel(resource)
             case Route():
                 self._put_route(resource)
-            case Rule():
-                self.rules.add(resource)
+            case Rule() | Sysctl():
+                self._put_setting(resource)
 
     def _remove(self, resource: Resource) -> None:
         match resource:
@@ -122,12 +130,20 @@ class SimulatedKernel:
                 self.peers.pop(resource.public_key, None)
             case Address():
                 self._delete_address(resource)
-            case Firewall():
-                self.firewall = None
             case Route():
                 self._delete_route(resource)
+            case Firewall() | Rule() | Sysctl():
+                self._remove_setting(resource)
+
+    def _remove_setting(self, resource: Firewall | Rule | Sysctl) -> None:
+        """What is on no link."""
+        match resource:
+            case Firewall():
+                self.firewall = None
             case Rule():
                 self.rules.discard(resource)
+            case Sysctl():
+                self.sysctls.pop(resource.name, None)
 
     def _put_on_interface(self, resource: WireGuardDevice | Address) -> None:
         self._need_interface(resource.link)
@@ -211,10 +227,21 @@ class SimulatedKernel:
         if not tunnel.up:
             self._drop_routes(tunnel.name)
 
+    def _put_setting(self, resource: Rule | Sysctl) -> None:
+        if isinstance(resource, Rule):
+            self.rules.add(resource)
+        elif resource.name in self.other_sysctls or self._has_setting(resource.name):
+            self.sysctls[resource.name] = resource.value
+        else:
+            raise refuse(errno.ENOENT)
+
     def _put_firewall(self, firewall: Firewall) -> None:
         if any(_have_overlap(networks) for networks in _list_sets(firewall)):
             raise refuse(errno.EEXIST)
         self.firewall = firewall
+
+    def _has_setting(self, name: str) -> bool:
+        return self.link is not None and f".conf.{self.link.name}." in name
 
     def put_foreign_route(self, route: Route, protocol: str) -> None:
         """What another program does: whatever was there is replaced."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from kilo.mesh.model import IPAddress
 from kilo.mesh.state import (
+    FORWARDING,
     Address,
     DataplaneState,
     Firewall,
@@ -20,6 +21,7 @@ from kilo.mesh.state import (
     Resource,
     Route,
     Rule,
+    Sysctl,
     Tunnel,
     WireGuardDevice,
     WireGuardPeer,
@@ -74,6 +76,7 @@ ORDER: tuple[type, ...] = (
     WireGuardPeer,
     Firewall,
     Tunnel,  # after the firewall that lets nobody else's packets in by it
+    Sysctl,  # after the firewall too, for packets are forwarded from then on
     Address,
     Route,
     Rule,
@@ -138,8 +141,8 @@ def _rank(change: Change, obstacles: AbstractSet[Resource]) -> tuple[int, int, i
     if change.new is None and change.old in obstacles:
         return (0, order, 1 if isinstance(change.old, Address) else -1, str(change))
     if _goes(change):
-        return (1, -order, 0, str(change))
-    return (0, order, int(_gives_up(change)), str(change))
+        return (1, -order, -_place(change), str(change))
+    return (0, order, _place(change), str(change))
 
 
 def _goes(change: Change) -> bool:
@@ -149,12 +152,17 @@ def _goes(change: Change) -> bool:
     return change.new is None or (isinstance(change.new, Link) and not change.new.up)
 
 
-def _gives_up(change: Change) -> bool:
-    """Whether a peer loses allowed IPs. That comes after other peers' gains: WireGuard moves an
-    allowed IP between peers at once, but one given up first would be nobody's for a moment.
+def _place(change: Change) -> int:
+    """1 for what comes after others of its kind, and goes before them.
+
+    A peer that loses allowed IPs, after other peers' gains: WireGuard moves an allowed IP between
+    peers at once, but one given up first would be nobody's for a moment. And forwarding: when it
+    is switched on, what a link has heard from routers goes unless that was prevented before.
     """
     match change:
         case Change(old=WireGuardPeer() as old, new=WireGuardPeer() as new):
-            return not old.allowed_ips <= new.allowed_ips
+            return int(not old.allowed_ips <= new.allowed_ips)
+        case Change(resource=Sysctl(name=name)):
+            return int(name in FORWARDING.values())
         case _:
-            return False
+            return 0

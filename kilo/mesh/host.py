@@ -23,6 +23,17 @@ class HostAddress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ForwardDrop:
+    """Somebody else's chain that drops forwarded packets which no rule has accepted."""
+
+    chain: str
+    """``chain FORWARD of table ip filter``."""
+    families: frozenset[int]
+    overruled: bool
+    """Whether rules of ours that accept would stand in it, before what drops."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HostFacts:
     """The host as the kernel and its resolver describe it; compared to notice a change."""
 
@@ -36,11 +47,18 @@ class HostFacts:
     """Link name -> MTU in bytes."""
     kinds: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Link name -> the kernel's kind (``bridge``, ``wireguard``, ``tun``), "" for hardware."""
+    down_links: frozenset[str] = frozenset()
+    """Those that are not up: no route can go over them."""
     busy_tunnels: frozenset[str] = frozenset()
     """IPIP links that are up or have addresses and do not bear our mark: somebody else's."""
-    forwarding: frozenset[int] = frozenset()
-    """The families, 4 and 6, whose packets the kernel forwards (``net.ipv4.ip_forward`` and
-    ``net.ipv6.conf.all.forwarding``)."""
+    families: frozenset[int] = frozenset({4, 6})
+    """Those that our interface can have addresses of: without 6 where IPv6 is switched off."""
+    sysctls: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """The kernel's settings that may matter to us, as others have them: of what we have set,
+    what it was before."""
+    fixed_sysctls: frozenset[str] = frozenset()
+    """Those of them that this program may not change, or could not give back."""
+    forward_drops: tuple[ForwardDrop, ...] = ()
 
 
 PRIVATE_NETWORKS = tuple(
@@ -48,6 +66,8 @@ PRIVATE_NETWORKS = tuple(
 )
 WIREGUARD_OVERHEAD = 80
 """Bytes: an outer IPv6 header (40), UDP (8), WireGuard's header and tag (32)."""
+WIREGUARD_OVERHEAD_IPV4 = 60
+"""Bytes: likewise, with an IPv4 header (20)."""
 IPIP_OVERHEAD = 20
 """Bytes: an outer IPv4 header."""
 DEFAULT_MTU = 1420
@@ -101,10 +121,13 @@ def find_link(facts: HostFacts, address: IPAddress) -> str | None:
 
 def find_wireguard_mtu(facts: HostFacts) -> int:
     """Bytes that fit the tunnel: what the default route's link carries, less WireGuard's own."""
-    for link in facts.default_links:
-        if link in facts.mtus:
-            return facts.mtus[link] - WIREGUARD_OVERHEAD
-    return DEFAULT_MTU
+    link = find_underlay(facts)
+    return DEFAULT_MTU if link is None else facts.mtus[link] - WIREGUARD_OVERHEAD
+
+
+def find_underlay(facts: HostFacts) -> str | None:
+    """The link that the tunnel's packets leave by, as far as the default route tells."""
+    return next((link for link in facts.default_links if link in facts.mtus), None)
 
 
 def _rank_addresses(facts: HostFacts, policy: AddressPolicy) -> list[IPInterface]:
@@ -117,7 +140,7 @@ def _rank_addresses(facts: HostFacts, policy: AddressPolicy) -> list[IPInterface
     usable = [a for a in facts.addresses if _may_count(a, policy)]
     by_name = [a for a in usable if a.interface.ip in facts.hostname_addresses]
     by_default = [a for a in usable if a.link in facts.default_links]
-    physical = [a for a in usable if not _is_virtual(a.link, facts)]
+    physical = [a for a in usable if not is_virtual(a.link, facts)]
     ranked = (*_sort(by_name), *_sort(by_default), *_sort(physical))
     return list(dict.fromkeys(ranked))
 
@@ -129,7 +152,8 @@ def _may_count(address: HostAddress, policy: AddressPolicy) -> bool:
     )
 
 
-def _is_virtual(link: str, facts: HostFacts) -> bool:
+def is_virtual(link: str, facts: HostFacts) -> bool:
+    """Whether containers or another VPN made the link."""
     return bool(VIRTUAL_LINK.match(link)) or facts.kinds.get(link, "") in VIRTUAL_KINDS
 
 

@@ -11,8 +11,17 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from kilo.errors import ConfigError, MeshError
+from kilo.mesh.blocking import list_blocked
 from kilo.mesh.diff import Changes, diff
-from kilo.mesh.host import AddressPolicy, HostFacts, find_endpoint_address, find_internal_ips
+from kilo.mesh.host import (
+    WIREGUARD_OVERHEAD,
+    WIREGUARD_OVERHEAD_IPV4,
+    AddressPolicy,
+    HostFacts,
+    find_endpoint_address,
+    find_internal_ips,
+    find_underlay,
+)
 from kilo.mesh.keys import PublicKey
 from kilo.mesh.model import (
     Endpoint,
@@ -27,7 +36,7 @@ from kilo.mesh.model import (
     Snapshot,
 )
 from kilo.mesh.readiness import Heartbeat, find_ready_nodes
-from kilo.mesh.render import render
+from kilo.mesh.render import Rendering
 from kilo.mesh.roaming import (
     Observed,
     distrust_loops,
@@ -37,8 +46,9 @@ from kilo.mesh.roaming import (
     settle,
 )
 from kilo.mesh.state import DataplaneState
+from kilo.mesh.sysctls import keep_sysctls, list_unmet
 from kilo.mesh.topology import Segment, Topology, build_topology
-from kilo.mesh.view import CILIUM_HOST, Compatibility, Observations, RenderOptions
+from kilo.mesh.view import CILIUM_HOST, Compatibility, Observations, RenderOptions, View
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +121,9 @@ def make_plan(agent: Agent, knowledge: Knowledge, actual: DataplaneState) -> Pla
     topology = build_topology(nodes, snapshot.peers, settings)
     observed = distrust_loops(knowledge.observed, topology.peers)
     live = find_live_endpoints(observed)
-    rendered = render(
+    rendering = Rendering.of_node(
+        agent.name,
         topology,
-        name=agent.name,
         host=knowledge.facts,
         options=agent.options,
         observations=Observations(
@@ -122,13 +132,15 @@ def make_plan(agent: Agent, knowledge: Knowledge, actual: DataplaneState) -> Pla
             resolved=knowledge.resolved,
         ),
     )
+    rendered = rendering.render()
     peers = settle(
         rendered.peers,
         actual.peers,
         observed=observed,
         configured=knowledge.configured,
     )
-    desired = replace(rendered, peers=peers)
+    sysctls = keep_sysctls(rendered.sysctls, actual.sysctls)
+    desired = replace(rendered, peers=peers, sysctls=sysctls)
     return Plan(
         report=replace(
             found,
@@ -141,8 +153,13 @@ def make_plan(agent: Agent, knowledge: Knowledge, actual: DataplaneState) -> Pla
         configured={p.public_key: p.endpoint for p in rendered.peers if p.endpoint is not None},
         desired=desired,
         changes=diff(actual, desired),
-        pods=_find_pod_network(find_node(snapshot, agent.name), agent, desired),
-        warnings=tuple(_list_warnings(topology, agent, knowledge.facts)),
+        pods=_find_pod_network(rendering, desired),
+        warnings=(
+            *rendering.list_missing(),
+            *list_unmet(rendering),
+            *list_blocked(rendering),
+            *_list_misfits(rendering, rendered),
+        ),
     )
 
 
@@ -241,23 +258,27 @@ def _find_own_wireguard_ips(topology: Topology, agent: Agent) -> tuple[IPInterfa
     return segment.wireguard_ips if segment else ()
 
 
-def _find_pod_network(node: Node, agent: Agent, desired: DataplaneState) -> PodNetwork | None:
-    if not agent.options.cni or not node.pod_subnets:
+def _find_pod_network(view: View, desired: DataplaneState) -> PodNetwork | None:
+    if not view.options.cni or not view.node.pod_subnets:
         return None
-    mtus = [link.mtu for link in desired.links] + [tunnel.mtu for tunnel in desired.tunnels]
-    return PodNetwork(subnets=node.pod_subnets, mtu=min(mtus))
+    mtus = dict(view.host.mtus)
+    mtus |= {link.name: link.mtu for link in desired.links}
+    mtus |= {tunnel.name: tunnel.mtu for tunnel in desired.tunnels}
+    ways = {view.options.interface, *(route.link for route in desired.routes)}
+    fitting = min(mtus[link] for link in ways if link in mtus)
+    return PodNetwork(subnets=view.node.pod_subnets, mtu=fitting)
 
 
-def _list_warnings(topology: Topology, agent: Agent, facts: HostFacts) -> Iterator[str]:
-    segment = _find_own_segment(topology, agent)
-    if segment is None:
+def _list_misfits(view: View, rendered: DataplaneState) -> Iterator[str]:
+    """An MTU that somebody asked for, where packets of that size do not get through."""
+    asked, link = view.topology.settings.mtu, find_underlay(view.host)
+    if asked is None or link is None or not view.leads:
         return
-    served = [*segment.allowed_ips, *segment.allowed_location_ips]
-    own = {a.interface.ip for a in facts.addresses} | {i.ip for i in segment.wireguard_ips}
-    for version, sysctl in ((4, "net.ipv4.ip_forward"), (6, "net.ipv6.conf.all.forwarding")):
-        others = [n for n in served if n.version == version and n.network_address not in own]
-        if others and version not in facts.forwarding:
-            yield (
-                f"this node leads {segment.name} but does not forward packets: {others[0]} cannot"
-                f" be reached through it; set {sysctl}=1"
-            )
+    endpoints = [peer.endpoint.ip for peer in rendered.peers if peer.endpoint is not None]
+    ipv6 = any(ip.version == 6 for ip in endpoints if ip is not None)
+    room = view.host.mtus[link] - (WIREGUARD_OVERHEAD if ipv6 else WIREGUARD_OVERHEAD_IPV4)
+    if asked > room:
+        yield (
+            f"mtu {asked}: packets of this size do not fit through {link}, whose MTU"
+            f" {view.host.mtus[link]} leaves {room}"
+        )

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from ipaddress import collapse_addresses, ip_interface
 
-from kilo.errors import MeshError
 from kilo.mesh.addressing import host_network
 from kilo.mesh.host import IPIP_OVERHEAD, HostFacts, find_link, find_wireguard_mtu
 from kilo.mesh.keys import PublicKey
@@ -27,8 +26,9 @@ from kilo.mesh.state import (
     WireGuardDevice,
     WireGuardPeer,
 )
+from kilo.mesh.sysctls import find_behind, list_sysctls
 from kilo.mesh.topology import Segment, Topology, required_key
-from kilo.mesh.view import Observations, RenderOptions, View, find_family, find_sources
+from kilo.mesh.view import Compatibility, Observations, RenderOptions, View, find_family
 
 
 def render(
@@ -43,30 +43,21 @@ def render(
 
     ``MeshError`` if that node takes no part, say because another one has its key.
     """
-    segment = topology.find_segment(name)
-    if segment is None:
-        reasons = [str(r) for r in topology.refusals if r.claimant == f"Node {name}"]
-        raise MeshError("; ".join(reasons) or f"node {name} takes no part in the mesh")
-    node = next(node for node in segment.nodes if node.name == name)
-    return _Rendering(
-        topology=topology,
-        segment=segment,
-        node=node,
-        host=host,
-        options=options,
-        observations=observations,
-        sources=find_sources(segment, node, host),  # once, not for each of thousands of routes
-    ).render()
+    rendering = Rendering.of_node(
+        name, topology, host=host, options=options, observations=observations
+    )
+    return rendering.render()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Rendering(View):
+class Rendering(View):
     """One node's state, part by part."""
 
     def render(self) -> DataplaneState:
         routes: dict[object, Route] = {}
         for route in self.list_routes():
-            routes.setdefault(route.key, route)
+            if self.takes(route.link, route.destination.version):
+                routes.setdefault(route.key, route)
         return DataplaneState(
             links=frozenset({self.render_link()}),
             tunnels=frozenset(self.list_tunnels()),
@@ -76,7 +67,14 @@ class _Rendering(View):
             firewall=self.render_firewall(),
             routes=frozenset(routes.values()),
             rules=frozenset(self.list_rules()),
+            sysctls=frozenset(list_sysctls(self)),
         )
+
+    def takes(self, link: str, version: int) -> bool:
+        """Whether addresses and routes of the family can be on the link. Where IPv6 is switched
+        off, ours takes none; elsewhere there are gateways of the family or no routes.
+        """
+        return link != self.options.interface or version in self.host.families
 
     # The WireGuard device.
 
@@ -95,7 +93,8 @@ class _Rendering(View):
     def list_addresses(self) -> Iterator[Address]:
         if self.leads:
             for interface in self.segment.wireguard_ips:
-                yield Address(link=self.options.interface, interface=interface)
+                if self.takes(self.options.interface, interface.version):
+                    yield Address(link=self.options.interface, interface=interface)
 
     def list_tunnels(self) -> Iterator[Tunnel]:
         """The IPIP link; its address is what the host's own packets bear."""
@@ -273,17 +272,17 @@ class _Rendering(View):
         sources = [network for peer in self.topology.peers for network in peer.allowed_ips]
         if self.options.cni:
             sources += self.node.pod_subnets
+        destinations = [n for segment in self.nearby for n in segment.allowed_location_ips]
         firewall = Firewall(
-            known=collapse(self.list_known()),
-            masquerade_destinations=collapse(
-                network for segment in self.nearby for network in segment.allowed_location_ips
-            ),
+            # Where nothing is masqueraded it is about nothing, and would change with every node.
+            known=collapse(self.list_known() if sources or destinations else ()),
+            masquerade_destinations=collapse(destinations),
             masquerade_sources=collapse(sources),
             forward=collapse(self.list_forwarded() if self.options.forward_rules else ()),
             tunnel_sources=collapse(self.list_tunnel_sources()),
+            clamp_links=frozenset(self.list_clamp_links()),
         )
-        # Without the others ``known`` is about nothing.
-        return firewall if replace(firewall, known=frozenset()) != Firewall() else None
+        return firewall if firewall != Firewall() else None
 
     def list_known(self) -> Iterator[IPNetwork]:
         """The mesh's addresses, but for the own location's allowed location IPs, which are
@@ -305,6 +304,17 @@ class _Rendering(View):
                     internal = find_family(node.internal_ips, 4)
                     if internal:
                         yield host_network(internal.ip)
+
+    def list_clamp_links(self) -> Iterator[str]:
+        """The links by which others' packets leave wrapped up, in less room than they came in."""
+        if not any(find_behind(self, version) for version in (4, 6)):
+            return
+        if self.leads and (any(True for _ in self.tunnelled) or self.topology.peers):
+            yield self.options.interface
+        # Flannel's pods know what fits its link.
+        own = self.tunnel if self.options.compatibility is not Compatibility.FLANNEL else None
+        if own and any(True for _ in self.list_encapsulated()):
+            yield own
 
     def list_forwarded(self) -> Iterator[IPNetwork]:
         if not self.leads:

@@ -14,6 +14,8 @@ from kilo.mesh.model import Endpoint, IPAddress, IPInterface, IPNetwork
 
 MAIN_TABLE = 254
 ENCAPSULATION_TABLE = 1107
+FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
+"""Family -> the setting that makes a host pass packets on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +172,8 @@ class Firewall:
     A packet leaving the host whose destination is in ``known`` is left alone; one to
     ``masquerade_destinations`` or from ``masquerade_sources`` is masqueraded. Forwarded packets
     from or to ``forward`` are accepted. If there are any ``tunnel_sources``, IPIP packets are
-    dropped unless they come from those.
+    dropped unless they come from those. TCP connections that are forwarded out by ``clamp_links``
+    are told to send no segments larger than their route takes.
     """
 
     known: frozenset[IPNetwork] = frozenset()
@@ -178,6 +181,7 @@ class Firewall:
     masquerade_sources: frozenset[IPNetwork] = frozenset()
     forward: frozenset[IPNetwork] = frozenset()
     tunnel_sources: frozenset[IPNetwork] = frozenset()
+    clamp_links: frozenset[str] = frozenset()
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -196,10 +200,29 @@ class Firewall:
             for name, networks in sets
             if networks
         )
-        return " ".join(("firewall", *parts))
+        links = ("clamp-links", ",".join(sorted(self.clamp_links))) if self.clamp_links else ()
+        return " ".join(("firewall", *parts, *links))
 
 
-Resource = Link | Tunnel | Address | WireGuardDevice | WireGuardPeer | Route | Rule | Firewall
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sysctl:
+    """A setting of the host's kernel that is not as others have it, because we need it so."""
+
+    name: str
+    """As sysctl(8) writes it: with dots, and a dot in a link's name as a slash."""
+    value: str
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return (self.name,)
+
+    def __str__(self) -> str:
+        return f"sysctl {self.name}={self.value}"
+
+
+Resource = (
+    Link | Tunnel | Address | WireGuardDevice | WireGuardPeer | Route | Rule | Firewall | Sysctl
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +237,7 @@ class DataplaneState:
     firewall: Firewall | None = None
     routes: frozenset[Route] = frozenset()
     rules: frozenset[Rule] = frozenset()
+    sysctls: frozenset[Sysctl] = frozenset()
 
     def resources(self) -> Iterable[Resource]:
         """All of them, in no order."""
@@ -226,6 +250,7 @@ class DataplaneState:
             yield self.firewall
         yield from self.routes
         yield from self.rules
+        yield from self.sysctls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

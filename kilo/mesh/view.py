@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Self
 
+from kilo.errors import MeshError
 from kilo.mesh.addressing import host_network
 from kilo.mesh.host import HostFacts
 from kilo.mesh.keys import PublicKey
@@ -69,6 +71,35 @@ class View:
     sources: tuple[IPAddress, ...]
     """What ``find_sources`` found, once and not for each of thousands of routes."""
 
+    @classmethod
+    def of_node(
+        cls,
+        name: str,
+        topology: Topology,
+        *,
+        host: HostFacts,
+        options: RenderOptions,
+        observations: Observations,
+    ) -> Self:
+        """The mesh as the node called ``name`` stands in it.
+
+        ``MeshError`` if that node takes no part, say because another one has its key.
+        """
+        segment = topology.find_segment(name)
+        if segment is None:
+            reasons = [str(r) for r in topology.refusals if r.claimant == f"Node {name}"]
+            raise MeshError("; ".join(reasons) or f"node {name} takes no part in the mesh")
+        node = next(node for node in segment.nodes if node.name == name)
+        return cls(
+            topology=topology,
+            segment=segment,
+            node=node,
+            host=host,
+            options=options,
+            observations=observations,
+            sources=find_sources(segment, node, host),
+        )
+
     @property
     def leads(self) -> bool:
         return self.segment.leader.name == self.node.name
@@ -106,11 +137,19 @@ class View:
         """The link that encapsulated packets leave by; None while another network lacks it."""
         match self.options.compatibility:
             case Compatibility.FLANNEL:
-                return FLANNEL_LINK if FLANNEL_LINK in self.host.mtus else None
-            case Compatibility.CILIUM if CILIUM_TUNNEL in self.host.mtus:
+                return FLANNEL_LINK if has_link(self.host, FLANNEL_LINK) else None
+            case Compatibility.CILIUM if has_link(self.host, CILIUM_TUNNEL):
                 return CILIUM_TUNNEL
             case _:
                 return self.options.tunnel
+
+    def list_missing(self) -> Iterator[str]:
+        """What is not there (yet), as warnings."""
+        if self.tunnel is None:
+            yield (
+                f"--compatibility={self.options.compatibility}: link {FLANNEL_LINK} is not there,"
+                " or down: waiting for it"
+            )
 
     def find_tunnel_gateway(self, node: Node, internal: IPAddress) -> IPAddress | None:
         """Where the tunnel finds a node; None if its network has not said."""
@@ -144,6 +183,11 @@ class View:
             gateway = find_family(node.internal_ips, 4)
             if own and gateway and own.ip != gateway.ip and self.encapsulates(own, gateway.ip):
                 yield gateway.ip
+
+
+def has_link(host: HostFacts, name: str) -> bool:
+    """Whether there is a link of that name that routes can go over."""
+    return name in host.mtus and name not in host.down_links
 
 
 def find_family(interfaces: Iterable[IPInterface], version: int) -> IPInterface | None:

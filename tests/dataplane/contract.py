@@ -1,7 +1,7 @@
 """What every Dataplane promises, once; run over memory here and over a real kernel in ``kernel``.
 
-The host of the contract has a link ``eth0`` with 192.168.0.1/24 and fd00:192::1/64, and no
-interface of ours yet.
+The host of the contract has a link ``eth0`` with 192.168.0.1/24 and fd00:192::1/64, forwards
+nothing, and has no interface of ours yet.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol
 
 import pytest
 
-from kilo.dataplane.base import Dataplane
+from kilo.dataplane.base import ConsequenceError, Dataplane
 from kilo.errors import DataplaneError
 from kilo.keyfile import generate_private_key, public_key
 from kilo.mesh.diff import Change, Changes, diff
@@ -28,6 +28,8 @@ from kilo.mesh.state import (
     Resource,
     Route,
     Rule,
+    Sysctl,
+    Tunnel,
     WireGuardDevice,
     WireGuardPeer,
 )
@@ -42,6 +44,9 @@ QUIET_SECONDS = 1.5
 """How long to listen before believing that nothing comes: more than one poll of the device."""
 
 
+FORWARD = Sysctl(name="net.ipv4.ip_forward", value="1")
+
+
 class Host(Protocol):
     """A Dataplane, and the hand of somebody who is not Kilo on the same host."""
 
@@ -53,7 +58,14 @@ class Host(Protocol):
 
     async def delete(self, resource: Resource) -> None: ...
 
+    @property
+    def has_tunnels(self) -> bool: ...
+
     async def set_down(self) -> None: ...
+
+    async def read_sysctl(self, name: str) -> str | None: ...
+
+    async def set_sysctl(self, name: str, value: str) -> None: ...
 
     async def add_route(self, route: Route, *, protocol: str) -> None: ...
 
@@ -126,6 +138,7 @@ def make_state(host: Host) -> DataplaneState:
                 Rule(destination=ip_network("fd00:192::2/128"), table=1107),
             }
         ),
+        sysctls=frozenset({FORWARD}),
     )
 
 
@@ -438,7 +451,81 @@ class DataplaneContract:
         await host.dataplane.apply(Changes((Change(old=link),)))
 
         found = await host.dataplane.read()
-        assert found == DataplaneState(firewall=desired.firewall, rules=desired.rules)
+        assert found == DataplaneState(
+            firewall=desired.firewall, rules=desired.rules, sysctls=desired.sysctls
+        )
+
+    async def test_what_was_to_be_on_a_link_that_cannot_be_made_fails_as_a_consequence(
+        self, host: Host
+    ) -> None:
+        desired = make_state(host)
+        (link,) = desired.links
+        broken = replace(desired, links=frozenset({replace(link, mtu=20)}))
+
+        with pytest.raises(ExceptionGroup) as caught:
+            await host.dataplane.apply(diff(await host.dataplane.read(), broken))
+
+        told = [e for e in caught.value.exceptions if not isinstance(e, ConsequenceError)]
+        assert [str(error).partition(" mtu")[0] for error in told] == [f"+ link {link.name}"]
+
+    async def test_a_setting_is_as_it_was_before_once_it_is_not_ours_any_more(
+        self, host: Host
+    ) -> None:
+        desired = make_state(host)
+        await establish(host, desired)
+        assert await host.read_sysctl(FORWARD.name) == "1"
+        assert (await host.dataplane.facts()).sysctls[FORWARD.name] == "0", "as others have it"
+
+        await establish(host, replace(desired, sysctls=frozenset()))
+
+        assert await host.read_sysctl(FORWARD.name) == "0"
+        assert (await host.dataplane.read()).sysctls == frozenset()
+
+    async def test_a_setting_that_somebody_changes_back_is_still_ours_to_put_right(
+        self, host: Host
+    ) -> None:
+        desired = make_state(host)
+        await establish(host, desired)
+        await host.set_sysctl(FORWARD.name, "0")
+        assert (await host.dataplane.read()).sysctls == {replace(FORWARD, value="0")}
+
+        await establish(host, desired)
+
+        assert await host.read_sysctl(FORWARD.name) == "1"
+
+    async def test_a_setting_that_somebody_made_as_we_need_it_is_theirs(self, host: Host) -> None:
+        await host.set_sysctl(FORWARD.name, "1")
+
+        assert (await host.dataplane.read()).sysctls == frozenset()
+        assert (await host.dataplane.facts()).sysctls[FORWARD.name] == "1"
+
+    async def test_a_tunnel_is_made_changed_noticed_and_removed(self, host: Host) -> None:
+        if not host.has_tunnels:
+            pytest.skip("this kernel has no IPIP; ipip.py is run on one that has")
+        addresses = frozenset({ip_interface("10.2.7.1/32")})
+        tunnel = Tunnel(name="tunl0", mtu=1480, addresses=addresses)
+        route = replace(make_route(host, "10.2.8.0/24", "192.168.0.2"), link=tunnel.name)
+        made = DataplaneState(tunnels=frozenset({tunnel}), routes=frozenset({route}))
+
+        await establish(host, made)
+        assert await host.dataplane.read() == made
+        facts = await host.dataplane.facts()
+        assert (facts.mtus["tunl0"], facts.kinds["tunl0"]) == (1480, "ipip")
+        assert facts.busy_tunnels == frozenset(), "our own is not somebody else's"
+
+        changed = replace(made, tunnels=frozenset({replace(tunnel, mtu=1380)}))
+        await establish(host, changed)
+        assert await host.dataplane.read() == changed
+        assert await is_noticed(host, Change(old=tunnel))
+        await establish(host, made)
+        assert await host.dataplane.read() == made
+        await establish(host, DataplaneState())
+        assert await host.dataplane.read() == DataplaneState()
+        step = Change(new=route)
+        assert await expect_failures(host, step) in (
+            [f"{step}: No such device"],  # or the kernel's own, back as it was
+            [f"{step}: Network is down"],
+        )
 
     async def test_an_allowed_ip_given_to_another_peer_moves(self, host: Host) -> None:
         desired = make_state(host)

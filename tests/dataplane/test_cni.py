@@ -153,6 +153,85 @@ def test_a_missing_file_is_named_and_not_made(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_missing_file_is_made_from_the_template_for_all_to_read(tmp_path: Path) -> None:
+    template, path = tmp_path / "template", tmp_path / "net.d" / "10-kilo.conflist"
+    put(template, CONFLIST)
+    template.chmod(0o600)
+    file = CNIFile(path, template)
+    assert file.keep(SUBNETS, 1380)
+    assert json.loads(path.read_text()) == update(CONFLIST)
+    assert path.stat().st_mode & 0o7777 == 0o644
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
+    assert json.loads(template.read_text()) == CONFLIST
+    assert not file.keep(SUBNETS, 1380)
+
+
+def test_a_file_that_is_there_is_not_made_anew_whatever_it_says(tmp_path: Path) -> None:
+    template, path = tmp_path / "template", tmp_path / "10-kilo.conflist"
+    put(template, CONFLIST)
+    put(path, "[]")
+    with pytest.raises(DataplaneError, match="names no plugin with an ipam"):
+        CNIFile(path, template).keep(SUBNETS, 1380)
+    assert path.read_text() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "cannot be read: No such file or directory"), ("{}", "names no plugin with an ipam")],
+)
+def test_a_template_that_cannot_be_used_is_named_and_no_file_is_made(
+    tmp_path: Path, content: str | None, reason: str
+) -> None:
+    template, path = tmp_path / "template", tmp_path / "10-kilo.conflist"
+    if content is not None:
+        put(template, content)
+    with pytest.raises(DataplaneError, match=rf"^CNI configuration {template}: {reason}"):
+        CNIFile(path, template).keep(SUBNETS, 1380)
+    assert not path.exists()
+
+
+def test_a_link_that_leads_nowhere_is_left_alone(tmp_path: Path) -> None:
+    template, path = tmp_path / "template", tmp_path / "10-kilo.conflist"
+    put(template, CONFLIST)
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataplaneError, match="cannot be made: File exists"):
+        CNIFile(path, template).keep(SUBNETS, 1380)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["10-kilo.conflist", "template"]
+
+
+@pytest.mark.parametrize("mtu", [1380, 1400], ids=["nothing to write", "something to write"])
+def test_what_a_killed_agent_left_beside_the_file_is_removed(tmp_path: Path, mtu: int) -> None:
+    file = put(tmp_path / "10-kilo.conflist", CONFLIST)
+    file.keep(SUBNETS, 1380)
+    (tmp_path / ".10-kilo.conflist.tmp").write_text('{"plugi')
+    file.keep(SUBNETS, mtu)
+    assert [one.name for one in tmp_path.iterdir()] == ["10-kilo.conflist"]
+
+
+# What other networks install; where ours runs beside them, with --cni=false, nobody even looks.
+OTHERS: dict[str, dict[str, Any]] = {
+    "Flannel": {
+        "cniVersion": "0.3.1",
+        "name": "cbr0",
+        "plugins": [
+            {"type": "flannel", "delegate": {"hairpinMode": True, "isDefaultGateway": True}},
+            {"type": "portmap", "capabilities": {"portMappings": True}},
+        ],
+    },
+    "Cilium": {"cniVersion": "0.3.1", "name": "cilium", "plugins": [{"type": "cilium-cni"}]},
+}
+
+
+@pytest.mark.parametrize("config", OTHERS.values(), ids=OTHERS)
+def test_anothers_configuration_is_left_as_it_is(tmp_path: Path, config: dict[str, Any]) -> None:
+    path = tmp_path / "10-other.conflist"
+    file = put(path, config)
+    before = path.read_bytes()
+    with pytest.raises(DataplaneError, match="names no plugin with an ipam"):
+        file.keep(SUBNETS, 1380)
+    assert path.read_bytes() == before
+
+
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     path = tmp_path / "10-kilo.conflist"
     file = put(path, CONFLIST)
@@ -176,3 +255,25 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     reader.join()
     assert broken == []
     assert len(seen) > 1
+
+
+def test_a_reader_that_waits_for_the_file_sees_all_of_it_at_once(tmp_path: Path) -> None:
+    template, path = tmp_path / "template", tmp_path / "10-kilo.conflist"
+    put(template, CONFLIST)
+    seen: list[str] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            if path.exists():
+                seen.append(path.read_text())
+                path.unlink()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(100):
+        CNIFile(path, template).keep(SUBNETS, 1380)
+    done.set()
+    reader.join()
+    assert seen
+    assert {json.loads(text)["plugins"][0]["mtu"] for text in seen} == {1380}

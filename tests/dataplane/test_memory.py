@@ -15,6 +15,7 @@ from kilo.mesh.host import HostAddress, HostFacts
 from kilo.mesh.model import Endpoint
 from kilo.mesh.state import DataplaneState, Firewall, Link, PeerStats, Resource, Route, Rule
 from tests.dataplane.contract import (
+    FORWARD,
     OTHER_ADDRESSES,
     OTHER_LINK,
     DataplaneContract,
@@ -33,6 +34,7 @@ class MemoryHost:
             default_links=(OTHER_LINK,),
             mtus=MappingProxyType({OTHER_LINK: 1500}),
             kinds=MappingProxyType({OTHER_LINK: ""}),
+            sysctls=MappingProxyType({FORWARD.name: "0"}),
         )
         self.interface = "kilo0"
         self.private_key = generate_private_key()
@@ -40,6 +42,16 @@ class MemoryHost:
 
     async def delete(self, resource: Resource) -> None:
         self.dataplane.remove(resource)
+
+    @property
+    def has_tunnels(self) -> bool:
+        return True
+
+    async def read_sysctl(self, name: str) -> str | None:
+        return self.dataplane.read_sysctl(name)
+
+    async def set_sysctl(self, name: str, value: str) -> None:
+        self.dataplane.set_sysctl(name, value)
 
     async def set_down(self) -> None:
         (link,) = (await self.dataplane.read()).links

@@ -31,7 +31,10 @@ from tests.builders import make_key, make_report, make_spec, networks
 from tests.mesh.fleets import make_facts
 
 LIMIT_SECONDS = 20.0
-HOST = replace(make_facts(eth0="198.51.100.1/24 192.168.1.11/24"), forwarding=frozenset({4, 6}))
+HOST = replace(
+    make_facts(eth0="198.51.100.1/24 192.168.1.11/24"),
+    sysctls={"net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1"},
+)
 NEIGHBOUR = make_report("b", endpoint="198.51.100.2:51820", internal_ips=("192.168.1.12/24",))
 REMOTE = make_report("c", endpoint="198.51.100.3:51820", internal_ips=("192.168.2.11/24",))
 

@@ -10,9 +10,11 @@ import ctypes
 import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
+from kilo.mesh.state import FORWARDING
 from tests.dataplane.contract import OTHER_ADDRESSES, OTHER_LINK
 from tests.kernel.linux_host import LinuxHost
 from tests.kernel.namespace import Namespace
@@ -51,11 +53,14 @@ def interface_name() -> str:
 
 
 @pytest.fixture
-async def host(netns: Namespace, interface_name: str) -> AsyncIterator[LinuxHost]:
+async def host(netns: Namespace, interface_name: str, tmp_path: Path) -> AsyncIterator[LinuxHost]:
     netns.add_veth(OTHER_LINK, "peer0")
     for address in OTHER_ADDRESSES:
         netns.ip("address", "add", str(address), "dev", OTHER_LINK, "nodad")
-    host = LinuxHost(netns, interface_name)
+    # What a new namespace begins with is the machine's matter.
+    for name in FORWARDING.values():
+        netns.set_sysctl(name.replace(".", "/"), "0")
+    host = LinuxHost(netns, interface_name, state=tmp_path)
     yield host
     await host.dataplane.close()
     await host.wireguard.delete()

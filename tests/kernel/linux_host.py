@@ -3,26 +3,54 @@
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 from kilo.dataplane.linux import LinuxDataplane
-from kilo.dataplane.nftables import TABLE, NFTables
+from kilo.dataplane.nftables import NFTables
+from kilo.dataplane.nftables_shape import TABLE
 from kilo.dataplane.routes import ROUTE_PROTOCOL
 from kilo.dataplane.wireguard import WireGuard
 from kilo.keyfile import generate_private_key
-from kilo.mesh.state import Address, Firewall, Link, Resource, Route, Rule, WireGuardPeer
+from kilo.mesh.state import (
+    Address,
+    Firewall,
+    Link,
+    Resource,
+    Route,
+    Rule,
+    Tunnel,
+    WireGuardPeer,
+)
 from tests.kernel.namespace import Namespace
+from tests.kernel.wireguard_hosts import kernel_has
 
 
 class LinuxHost:
     """The other hand on this host is iproute2's, wg's and nft's."""
 
-    def __init__(self, namespace: Namespace, interface: str) -> None:
+    def __init__(self, namespace: Namespace, interface: str, *, state: Path) -> None:
+        """``state`` is where agents of this host write."""
         self.namespace = namespace
         self.interface = interface
         self.private_key = generate_private_key()
         self.wireguard = WireGuard(interface, self.private_key)
-        self.dataplane = LinuxDataplane(interface, wireguard=self.wireguard, firewall=NFTables())
+        self.state = state
+        self.dataplane = self.make_dataplane()
+
+    @property
+    def has_tunnels(self) -> bool:
+        """Whether this kernel can encapsulate."""
+        return kernel_has("ipip")
+
+    def make_dataplane(self) -> LinuxDataplane:
+        """One as every agent of this host has it."""
+        return LinuxDataplane(
+            self.interface,
+            wireguard=self.wireguard,
+            firewall=NFTables(),
+            sysctls_record=self.state / "sysctls.json",
+        )
 
     async def delete(self, resource: Resource) -> None:
         ip = self.namespace.ip
@@ -38,10 +66,16 @@ class LinuxHost:
                 self.namespace.run("wg", "set", resource.link, "peer", key, "remove")
             case Firewall():
                 self.namespace.run("nft", "delete", "table", "inet", TABLE)
-            case Link():
+            case Link() | Tunnel():
                 ip("link", "delete", resource.name)
             case _:
                 raise NotImplementedError(resource)
+
+    async def read_sysctl(self, name: str) -> str:
+        return self.namespace.sysctl(name.replace(".", "/"))
+
+    async def set_sysctl(self, name: str, value: str) -> None:
+        self.namespace.set_sysctl(name.replace(".", "/"), value)
 
     async def set_down(self) -> None:
         self.namespace.ip("link", "set", self.interface, "down")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from kilo.dataplane.cni import CNIFile
+from kilo.errors import LabError
 from kilo.lab import cni
 from tests.builders import networks
 from tests.kernel.namespace import Namespace
@@ -207,6 +208,6 @@ def test_a_range_that_is_used_up_is_said_by_the_plugin(site: Site, pod: Pod) -> 
     site.install(INSTALLED["Kilo's manifests"])
     site.file.keep(networks("10.2.1.0/30"), 1400)
     result = cni.add(call, site.read(), pod.container)
-    with running_pod() as other, pytest.raises(cni.LabError, match="CNI ADD by bridge: .*no IP"):
+    with running_pod() as other, pytest.raises(LabError, match=r"CNI ADD by bridge: .*no IP"):
         cni.add(call, site.read(), other.container)
     cni.delete(call, site.read(), pod.container, result)

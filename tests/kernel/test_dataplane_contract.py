@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from kilo.dataplane.linux import LinuxDataplane
-from kilo.dataplane.nftables import NFTables
 from tests.dataplane.contract import DataplaneContract, establish, make_state
 from tests.kernel.linux_host import LinuxHost
 
@@ -14,6 +12,5 @@ class TestLinuxKeepsTheContract(DataplaneContract):
 
 async def test_another_dataplane_of_the_interface_finds_what_this_one_made(host: LinuxHost) -> None:
     await establish(host, make_state(host))
-    adopter = LinuxDataplane(host.interface, wireguard=host.wireguard, firewall=NFTables())
 
-    assert await adopter.read() == await host.dataplane.read()
+    assert await host.make_dataplane().read() == await host.dataplane.read()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from ipaddress import ip_address, ip_interface
 
-import pytest
-
 from kilo.dataplane.hostfacts import HostnameLookup, read_facts
 from kilo.mesh.host import HostFacts
 from kilo.mesh.model import IPAddress
@@ -111,19 +109,6 @@ async def test_every_nexthop_of_a_default_route_counts(netns: Namespace) -> None
     netns.ip("route", "add", "default", *hops)
 
     assert (await read()).default_links == ("eth0", "eth1")
-
-
-@pytest.mark.parametrize(
-    ("setting", "family"), [("net/ipv4/ip_forward", 4), ("net/ipv6/conf/all/forwarding", 6)]
-)
-async def test_forwarding_is_known_by_family(netns: Namespace, setting: str, family: int) -> None:
-    netns.set_sysctl("net/ipv4/ip_forward", "0")
-    netns.set_sysctl("net/ipv6/conf/all/forwarding", "0")
-    assert (await read()).forwarding == frozenset()
-
-    netns.set_sysctl(setting, "1")
-
-    assert (await read()).forwarding == {family}
 
 
 async def test_facts_that_have_not_changed_are_equal(netns: Namespace) -> None:

@@ -45,7 +45,8 @@ async def test_without_a_wireguard_the_rest_of_what_can_be_done_is_done(
 
     assert [line.split()[1] for line in failures].count("link") == 1
     assert not any(line.split()[1] == "rule" for line in failures)
-    assert await host.dataplane.read() == DataplaneState(rules=desired.rules)
+    done = DataplaneState(rules=desired.rules, sysctls=desired.sysctls)
+    assert await host.dataplane.read() == done
 
 
 async def test_a_link_deleted_by_hand_is_made_again_with_all_that_was_on_it(
@@ -89,6 +90,46 @@ async def test_another_pass_writes_nothing(host: LinuxHost, netns: Namespace) ->
 
     for _ in range(3):
         assert diff(await host.dataplane.read(), desired) == Changes()
+
+
+async def test_a_leader_that_is_one_no_longer_keeps_neither_address_nor_peer(
+    host: LinuxHost, netns: Namespace
+) -> None:
+    """Linux takes an address for its own though its link is down: what is sent to the next leader
+    that bears it would stay here (spec 13.5).
+    """
+    desired = make_state(host)
+    await establish(host, desired)
+    led = DataplaneState(
+        links=frozenset(replace(link, up=False) for link in desired.links), devices=desired.devices
+    )
+
+    await establish(host, led)
+
+    assert await host.dataplane.read() == led
+    assert "inet" not in netns.ip("address", "show", "dev", host.interface, "scope", "global")
+    assert netns.run("wg", "show", host.interface, "peers") == ""
+    for address in ("10.4.0.1", "fd00:4::1"):
+        assert not netns.ip("route", "show", "table", "local", address)
+    netns.ip("link", "set", host.interface, "up")
+    (link,) = (await host.dataplane.read()).links
+    assert await host.dataplane.read() == replace(led, links=frozenset({link})), "none comes back"
+
+
+@pytest.mark.parametrize("address", ["10.4.0.9/16", "fd00:4::9/64"])
+async def test_an_address_left_on_the_link_while_it_is_down_goes_too(
+    host: LinuxHost, netns: Namespace, address: str
+) -> None:
+    desired = make_state(host)
+    (link,) = desired.links
+    led = DataplaneState(links=frozenset({replace(link, up=False)}), devices=desired.devices)
+    await establish(host, led)
+    netns.ip("address", "add", address, "dev", host.interface)
+
+    await establish(host, led)
+
+    assert await host.dataplane.read() == led
+    assert "inet" not in netns.ip("address", "show", "dev", host.interface, "scope", "global")
 
 
 async def test_every_failure_begins_with_its_step(host: LinuxHost) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address, ip_network
 from typing import IO
@@ -44,8 +44,12 @@ def make_routes(count: int, gateway: str = "10.4.0.2") -> list[Route]:
     ]
 
 
-async def apply(*steps: Change) -> list[DataplaneError]:
-    return await run_with_socket(lambda netlink: apply_routes(netlink, steps))
+async def apply(*steps: Change, yielding: Collection[str] = ()) -> list[DataplaneError]:
+    return await run_with_socket(lambda netlink: apply_routes(netlink, steps, yielding=yielding))
+
+
+def make_addition(route: Route) -> Change:
+    return Change(new=route)
 
 
 async def read() -> frozenset[Route]:
@@ -98,6 +102,30 @@ async def test_what_bears_our_number_and_is_in_the_way_is_replaced(
 
     assert await apply(Change(new=route)) == []
     assert await read() == {route}
+
+
+async def test_routes_over_the_link_of_a_network_that_runs_beside_ours_give_way(
+    netns: Namespace, link: str
+) -> None:
+    netns.add_veth("flannel.1", "other1")
+    routes = make_routes(3)
+    theirs, through, kernels = (str(route.destination) for route in routes)
+    netns.ip("route", "add", theirs, "via", "10.2.9.0", "dev", "flannel.1", "onlink")
+    netns.ip("route", "add", through, "dev", "other1")
+    netns.ip("route", "add", kernels, "dev", "flannel.1", "proto", "kernel")
+
+    failures = await apply(*map(make_addition, routes), yielding={"flannel.1"})
+
+    assert list(map(str, failures)) == [f"+ {route}: File exists" for route in routes[1:]]
+    assert await read() == {routes[0]}
+
+
+async def test_where_none_runs_beside_ours_they_do_not(netns: Namespace, link: str) -> None:
+    netns.add_veth("flannel.1", "other1")
+    (route,) = make_routes(1)
+    netns.ip("route", "add", str(route.destination), "dev", "flannel.1")
+
+    assert list(map(str, await apply(make_addition(route)))) == [f"+ {route}: File exists"]
 
 
 async def test_a_table_with_a_large_number_is_as_good_as_any(link: str) -> None:

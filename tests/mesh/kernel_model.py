@@ -17,6 +17,8 @@ from kilo.mesh.state import (
     Resource,
     Route,
     Rule,
+    Sysctl,
+    Tunnel,
     WireGuardDevice,
     WireGuardPeer,
 )
@@ -72,6 +74,8 @@ def gather(resources: Iterable[Resource]) -> DataplaneState:
         firewall=next((i for i in items if isinstance(i, Firewall)), None),
         routes=frozenset(i for i in items if isinstance(i, Route)),
         rules=frozenset(i for i in items if isinstance(i, Rule)),
+        tunnels=frozenset(i for i in items if isinstance(i, Tunnel)),
+        sysctls=frozenset(i for i in items if isinstance(i, Sysctl)),
     )
 
 

@@ -67,6 +67,7 @@ def test_a_peer_that_comes_touches_only_itself_and_the_firewall() -> None:
         (
             "~ firewall known 10.2.1.0/24,10.4.0.1/32,10.4.0.2/32,10.5.0.1/32,10.5.0.2/32,"
             "192.168.1.1/32,192.168.2.1/32 masquerade-sources 10.5.0.1/32,10.5.0.2/32"
+            " clamp-links kilo0"
         ),
         "+ route 10.5.0.2/32 dev kilo0",
     ]
@@ -75,7 +76,7 @@ def test_a_peer_that_comes_touches_only_itself_and_the_firewall() -> None:
 def test_the_first_peer_brings_a_firewall_and_the_last_takes_it_away() -> None:
     firewall = (
         "firewall known 10.2.1.0/24,10.4.0.1/32,10.5.0.1/32,192.168.1.1/32"
-        " masquerade-sources 10.5.0.1/32"
+        " masquerade-sources 10.5.0.1/32 clamp-links kilo0"
     )
     peer = f"peer {make_key('p')} dev kilo0 allowed-ips 10.5.0.1/32"
     assert _diff([A], [A], peers=([], [PEER])) == [
@@ -116,6 +117,7 @@ def test_a_leader_that_steps_down_replaces_its_routes_before_the_tunnels_go() ->
         "+ route 10.4.0.2/32 via 192.168.1.2 dev eth0 onlink",
         "~ route 192.168.2.1/32 via 192.168.1.2 dev eth0 onlink",
         "- address 10.4.0.1/16 dev kilo0",
+        "- firewall clamp-links kilo0",
         f"- {TO_C}",
         "~ link kilo0 mtu 1420 down",
     ]
@@ -125,6 +127,7 @@ def test_a_node_that_begins_to_lead_has_its_tunnels_before_its_routes() -> None:
     assert _diff([A, B, C], [A, VOLUNTEER, C], name="b") == [
         "~ link kilo0 mtu 1420 up",
         f"+ {TO_C}",
+        "+ firewall clamp-links kilo0",
         "+ address 10.4.0.1/16 dev kilo0",
         "- route 10.4.0.2/32 via 192.168.1.1 dev eth0 onlink",
         "~ route 192.168.2.1/32 via 10.4.0.2 dev kilo0 src 192.168.1.2 onlink",
@@ -230,7 +233,7 @@ def test_the_last_address_of_a_family_goes_after_its_routes() -> None:
     state = render_node("a", [A, C])
     changes = str(diff(state, DataplaneState())).splitlines()
     verbs = [change.split()[1] for change in changes]
-    assert verbs == ["route", "address", "peer", "wireguard", "link"]
+    assert verbs == ["route", "address", "firewall", "peer", "wireguard", "link"]
 
 
 def test_a_route_to_what_becomes_a_gateway_goes_before_the_routes_through_it() -> None:

@@ -198,26 +198,6 @@ def test_the_endpoints_that_are_names_are_listed_with_their_owners() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("internal", "pods", "forwarding", "warned"),
-    [
-        pytest.param("192.168.1.1/24", "", set(), [], id="nothing behind it"),
-        pytest.param("192.168.1.1/24", "10.2.1.0/24", set(), ["ip_forward"], id="pods"),
-        pytest.param("192.168.1.1/24", "10.2.1.0/24", {4}, [], id="pods, and it forwards"),
-        pytest.param(
-            "192.168.1.1/24", "10.2.1.0/24 fd00:2::/64", {4}, ["ipv6"], id="but not every family"
-        ),
-    ],
-)
-def test_a_leader_that_does_not_forward_what_is_behind_it_is_warned(
-    internal: str, pods: str, forwarding: set[int], warned: list[str]
-) -> None:
-    facts = replace(FACTS, forwarding=frozenset(forwarding))
-    plan = _plan(Snapshot(nodes=(make_node("a", internal=internal, pods=pods),)), facts=facts)
-    assert len(plan.warnings) == len(warned)
-    assert all(word in warning for word, warning in zip(warned, plan.warnings, strict=True))
-
-
 def test_cross_is_refused_where_an_agent_cannot_know_it() -> None:
     assert OTHER.report is not None
     with_pods = replace(OTHER.spec, pod_subnets=nets("10.2.2.0/24"))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 VENV_BIN = Path(sys.executable).parent
-LIMIT_SECONDS = 400
+LIMIT_SECONDS = 900
 MODULES = ("wireguard", "veth", "ipip", "nf_tables")
 PYTEST_INI = "[pytest]\n"
 
