@@ -45,6 +45,8 @@ def open_listener(text: str, *, flag: str = "--listen") -> socket.socket:
 
 
 def _listen_everywhere(port: int) -> socket.socket:
+    if not socket.has_dualstack_ipv6():  # a kernel without IPv6 has no such sockets at all
+        return _listen_ipv4(port)
     try:
         return socket.create_server(
             ("::", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True
@@ -52,7 +54,11 @@ def _listen_everywhere(port: int) -> socket.socket:
     except OSError as error:
         if error.errno not in _NO_IPV6:
             raise
-        return socket.create_server(("0.0.0.0", port), backlog=BACKLOG)  # noqa: S104 - as asked
+        return _listen_ipv4(port)
+
+
+def _listen_ipv4(port: int) -> socket.socket:
+    return socket.create_server(("0.0.0.0", port), backlog=BACKLOG)  # noqa: S104 - as asked
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -17,7 +17,17 @@ from kilo.mesh.model import Snapshot
 from kilo.mesh.state import DataplaneState, PeerStats
 from kilo.mesh.topology import Topology
 
-WRITE_KINDS = ("link", "address", "device", "peer", "firewall", "route", "rule")
+WRITE_KINDS = (
+    "link",
+    "tunnel",
+    "address",
+    "device",
+    "peer",
+    "firewall",
+    "route",
+    "rule",
+    "sysctl",
+)
 CHANGE_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 

@@ -40,7 +40,7 @@ async def test_the_first_pass_makes_an_empty_kernel_what_the_mesh_wants(world: W
     remote = "10.2.3.0/24,10.4.0.2/32,192.168.2.11/32"
     assert sorted(map(str, state.resources())) == [
         "address 10.4.0.1/16 dev kilo0",
-        f"firewall known {known} masquerade-sources 10.5.0.1/32",
+        f"firewall known {known} masquerade-sources 10.5.0.1/32 clamp-links kilo0",
         "link kilo0 mtu 1420 up",
         f"peer {make_key('c')} dev kilo0 endpoint 198.51.100.3:51820 allowed-ips {remote}",
         f"peer {make_key('phone')} dev kilo0 allowed-ips 10.5.0.1/32",

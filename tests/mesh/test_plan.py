@@ -227,3 +227,29 @@ def test_beside_cilium_the_report_says_where_cilium_finds_the_host() -> None:
     found = _plan(Snapshot(), facts=facts, agent=beside).report.cni_compatibility_ip
     assert str(found) == "10.2.1.77/32"
     assert _plan(Snapshot(), facts=facts).report.cni_compatibility_ip is None
+
+
+@pytest.mark.parametrize(
+    ("underlay", "private", "encapsulation", "fitting"),
+    [
+        pytest.param(1500, 1500, Encapsulation.NEVER, 1420, id="the tunnel between locations"),
+        pytest.param(9000, 1500, Encapsulation.ALWAYS, 1480, id="that within the location"),
+        pytest.param(9000, 1500, Encapsulation.NEVER, 1500, id="the link within the location"),
+        pytest.param(1400, 9000, Encapsulation.ALWAYS, 1320, id="a smaller underlay"),
+    ],
+)
+def test_pods_get_an_mtu_that_fits_every_link_their_packets_leave_by(
+    underlay: int, private: int, encapsulation: Encapsulation, fitting: int
+) -> None:
+    facts = make_facts(eth1="198.51.100.1/24", eth0="192.168.1.1/24")
+    facts = replace(facts, mtus={"eth0": private, "eth1": underlay, "kilo0": 1280, "other": 576})
+    pods = replace(NODE, spec=replace(NODE.spec, pod_subnets=nets("10.2.1.0/24")))
+    near = make_node("b", location="east", internal="192.168.1.2/24", pods="10.2.2.0/24")
+    agent = replace(
+        AGENT,
+        options=RenderOptions(cni=True),
+        defaults=replace(Settings(), encapsulation=encapsulation),
+    )
+    plan = _plan(Snapshot(nodes=(pods, near)), facts=facts, agent=agent)
+    assert plan.pods is not None
+    assert plan.pods.mtu == fitting
