@@ -65,12 +65,13 @@ class Known:
 class Reason(StrEnum):
     """Kubernetes' reason codes for what is refused."""
 
-    INVALID = "Invalid"
+    INVALID = "BadRequest"
     FORBIDDEN = "Forbidden"
 
 
-STATUS_CODES: Mapping[Reason, int] = {Reason.INVALID: 422, Reason.FORBIDDEN: 403}
-"""HTTP's, as the API server pairs them. Not 409 for a conflict: clients would try again."""
+STATUS_CODES: Mapping[Reason, int] = {Reason.INVALID: 400, Reason.FORBIDDEN: 403}
+"""HTTP's, as the API server pairs them. Not 422 ("Invalid") for what is bad: kubectl before 1.21
+keeps the message of those to itself. Not 409 for a conflict: clients would try again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -265,7 +265,7 @@ def test_a_review_is_answered_in_its_own_version(version: str) -> None:
     }
 
 
-@pytest.mark.parametrize(("reason", "code"), [(Reason.INVALID, 422), (Reason.FORBIDDEN, 403)])
+@pytest.mark.parametrize(("reason", "code"), [(Reason.INVALID, 400), (Reason.FORBIDDEN, 403)])
 def test_a_refusal_has_a_code_a_reason_and_a_message(reason: Reason, code: int) -> None:
     review = read_review(make_review(make_document(LAPTOP)))
     verdict = Verdict(reason=reason, lines=("one", "two"), warnings=("careful",))

@@ -44,7 +44,7 @@ async def test_a_good_peer_is_allowed(site: Site) -> None:
 @pytest.mark.parametrize(
     ("review", "reason", "text"),
     [
-        (BAD, "Invalid", "Peer laptop: spec.publicKey: 'c2hvcnQ=' is 5 bytes long"),
+        (BAD, "BadRequest", "Peer laptop: spec.publicKey: 'c2hvcnQ=' is 5 bytes long"),
         (CLAIMED, "Forbidden", "it lies inside 10.2.1.0/24 of Node berlin"),
         (
             make_review(make_document(LAPTOP, allowedIPs=["10.96.1.0/24"])),
