@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from kilo.backends.file.backend import FileBackend
+from kilo.backends.kubernetes.client import Client
+from kilo.lab.certificates import Authority
 from tests.backends.directories import MeshDirectory
+from tests.backends.fakeapi import FakeApi, connect
 from tests.backends.stores import NOW, STORES, Store
 
 
@@ -40,3 +43,16 @@ async def backend(mesh: MeshDirectory) -> AsyncIterator[FileBackend]:
     opened = FileBackend(mesh.path, wall_clock=lambda: NOW)
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[FakeApi]:
+    async with FakeApi(Authority.create(), tmp_path).serve() as served:
+        yield served
+
+
+@pytest.fixture
+async def client(api: FakeApi) -> AsyncIterator[Client]:
+    made = connect(api, token="one")
+    yield made
+    await made.close()

@@ -7,7 +7,6 @@ import gzip
 import json
 import socket
 import time
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from kilo import __version__
 from kilo.backends.kubernetes.client import MERGE_PATCH, Access, ApiError, Client
 from kilo.backends.kubernetes.connection import Ask, Connection
 from kilo.backends.kubernetes.credentials import Credentials
-from kilo.lab.certificates import Authority
 from tests.backends.fakeapi import (
     NODES,
     FakeApi,
@@ -34,20 +32,6 @@ from tests.backends.fakeapi import (
     until,
 )
 from tests.backends.following import LIMIT_SECONDS
-
-
-@pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[FakeApi]:
-    async with FakeApi(Authority.create(), tmp_path).serve() as served:
-        yield served
-
-
-@pytest.fixture
-async def client(api: FakeApi) -> AsyncIterator[Client]:
-    made = connect(api, token="one")
-    yield made
-    await made.close()
-
 
 # Requests
 

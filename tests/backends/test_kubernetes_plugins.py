@@ -5,27 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from kilo.backends.kubernetes.client import Access, Client
-from kilo.lab.certificates import Authority
 from tests.backends.fakeapi import (
     NODES,
     FakeApi,
     make_kubeconfig,
     until,
 )
-
-
-@pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[FakeApi]:
-    async with FakeApi(Authority.create(), tmp_path).serve() as served:
-        yield served
 
 
 def make_plugin(directory: Path, script: str) -> dict[str, Any]:

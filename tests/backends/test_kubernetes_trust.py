@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -26,20 +25,6 @@ from tests.backends.fakeapi import (
     until,
 )
 from tests.backends.following import LIMIT_SECONDS
-
-
-@pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[FakeApi]:
-    async with FakeApi(Authority.create(), tmp_path).serve() as served:
-        yield served
-
-
-@pytest.fixture
-async def client(api: FakeApi) -> AsyncIterator[Client]:
-    made = connect(api, token="one")
-    yield made
-    await made.close()
-
 
 # TLS
 

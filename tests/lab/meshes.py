@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def check_transfer(source: Host | Pod, target: Host | Pod, address: str) -> None
 
 
 WATCH = """
-table bridge watch {{
+table bridge {table} {{
  counter seen {{ }}
  chain forward {{
   type filter hook forward priority filter - 1
@@ -163,20 +164,22 @@ table bridge watch {{
  }}
 }}
 """
-SEEN = ["nft", "list", "counters", "table", "bridge", "watch"]
+_watches = count(1)
 
 
 @contextmanager
 def never_seen(lab: Lab, network: str, match: str) -> Iterator[None]:
     """Fails if a packet that matches, in ``nft``'s words, crosses a network in the meantime."""
+    table = f"watch{next(_watches)}"
     ports = ", ".join(cable.port for cable in lab.fabric.cables if cable.network == network)
     fabric = lab.fabric.box
-    fabric.run(["nft", "-f", "-"], text=WATCH.format(ports=ports, match=match))
+    fabric.run(["nft", "-f", "-"], text=WATCH.format(table=table, ports=ports, match=match))
     try:
         yield
-        assert "packets 0 bytes 0" in fabric.run(SEEN), f"{match} on {network}"
+        seen = fabric.run(["nft", "list", "counters", "table", "bridge", table])
+        assert "packets 0 bytes 0" in seen, f"{match} on {network}"
     finally:
-        fabric.run(["nft", "delete", "table", "bridge", "watch"])
+        fabric.run(["nft", "delete", "table", "bridge", table])
 
 
 NETWORK_COMMANDS = (
@@ -206,6 +209,24 @@ def write_documents(lab: Lab, documents: list[dict[str, Any]]) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(yaml.safe_dump_all(documents))
     temporary.replace(path)
+
+
+def set_granularity(lab: Lab, agents: Iterable[str], granularity: str) -> None:
+    """Change it in the mesh, and wait until every agent goes by it."""
+    documents = read_documents(lab)
+    documents[0]["spec"]["granularity"] = granularity
+    write_documents(lab, documents)
+    wait_each(
+        map(lab.host, agents),
+        lambda host: f"granularity: {granularity}" in read_report(lab, host.name),
+        f"reports {granularity}",
+    )
+
+
+def read_report(lab: Lab, name: str) -> str:
+    """What a host's agent has last said of it; empty before it has."""
+    report = lab.mesh / "reports" / f"{name}.yaml"
+    return report.read_text() if report.exists() else ""
 
 
 def write_file(lab: Lab, name: str, text: str) -> Path:

@@ -11,10 +11,8 @@ from kilo.lab.lab import Lab
 from tests.lab.conftest import write_directory
 from tests.lab.meshes import (
     check_transfer,
-    read_documents,
-    wait_each,
+    set_granularity,
     wait_ready,
-    write_documents,
 )
 
 LAB = """
@@ -90,21 +88,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture(params=["full", "location"])
 def mesh(lab: Lab, request: pytest.FixtureRequest) -> Lab:
     """The lab, cut into segments the one way or the other, and everything reachable."""
-    documents = read_documents(lab)
-    documents[0]["spec"]["granularity"] = request.param
-    write_documents(lab, documents)
-    wait_each(
-        map(lab.host, AGENTS),
-        lambda host: f"granularity: {request.param}" in read_report(lab, host.name),
-        f"reports {request.param}",
-    )
+    set_granularity(lab, AGENTS, request.param)
     lab.wait_reachable()
     return lab
-
-
-def read_report(lab: Lab, name: str) -> str:
-    report = lab.mesh / "reports" / f"{name}.yaml"
-    return report.read_text() if report.exists() else ""
 
 
 def test_everything_reaches_everything(mesh: Lab) -> None:

@@ -30,6 +30,7 @@ from tests.lab.meshes import (
     read_documents,
     read_network,
     read_sessions,
+    set_granularity,
     sum_metric,
     wait_each,
     wait_ready,
@@ -93,14 +94,7 @@ def has_peer(host: Host, key: str) -> bool:
 
 @pytest.mark.parametrize("granularity", ["full", "cross", "location"])
 def test_everything_reaches_everything_with_every_granularity(mesh: Lab, granularity: str) -> None:
-    documents = read_documents(mesh)
-    documents[0]["spec"]["granularity"] = granularity
-    write_documents(mesh, documents)
-    wait_each(
-        map(mesh.host, AGENTS),
-        lambda host: granularity in (mesh.mesh / "reports" / f"{host.name}.yaml").read_text(),
-        f"reports {granularity}",
-    )
+    set_granularity(mesh, AGENTS, granularity)
     result = mesh.wait_reachable()
     assert {"a1", "a2", "b1", "home", "laptop"} == set(result.sources)
     kinds = {target.kind for targets in result.answered.values() for target in targets}

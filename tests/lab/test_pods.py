@@ -25,11 +25,10 @@ from tests.lab.meshes import (
     MESH,
     check_transfer,
     never_seen,
-    read_documents,
+    set_granularity,
     wait_each,
     wait_ready,
     wait_until,
-    write_documents,
 )
 
 AGENTS = ("a1", "a2", "b1", "home")
@@ -73,17 +72,6 @@ def find_pod(mesh: Lab, host: str, name: str = "web") -> Pod:
     return next(pod for pod in mesh.host(host).pods.list() if pod.name == f"{host}/{name}")
 
 
-def set_granularity(mesh: Lab, granularity: str) -> None:
-    documents = read_documents(mesh)
-    documents[0]["spec"]["granularity"] = granularity
-    write_documents(mesh, documents)
-    wait_each(
-        map(mesh.host, AGENTS),
-        lambda host: granularity in (mesh.mesh / "reports" / f"{host.name}.yaml").read_text(),
-        f"reports {granularity}",
-    )
-
-
 def read_mtu(host: Host) -> int:
     """What the host's next pod gets."""
     config: dict[str, Any] = json.loads(host.run(["cat", CNI_PATH]))
@@ -92,7 +80,7 @@ def read_mtu(host: Host) -> int:
 
 @pytest.mark.parametrize("granularity", ["full", "location"])
 def test_pods_reach_everything_and_everything_reaches_pods(mesh: Lab, granularity: str) -> None:
-    set_granularity(mesh, granularity)
+    set_granularity(mesh, AGENTS, granularity)
     result = mesh.wait_reachable()
     pods = {f"{name}/web" for name in AGENTS}
     assert pods <= set(result.sources)
