@@ -5,85 +5,23 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-from kilo.backends.documents import DEFAULT_TOPOLOGY_LABEL, is_object_name
-from kilo.backends.opening import BACKENDS, DEFAULT_DIRECTORY, BackendConfig
+from kilo.backends.documents import is_object_name
+from kilo.backends.opening import BackendConfig
 from kilo.dataplane.firewall import Choice
 from kilo.engine import CleanUp
 from kilo.errors import ConfigError
-from kilo.flags import BOOL, DURATION, STRING, Flag, FlagSet, Kind, Parsed, list_of, parse_int
+from kilo.flags import BOOL, DURATION, STRING, Flag, FlagSet, Kind, Parsed
+from kilo.flagvalues import INTERFACE, MTU, NETWORKS, OPTIONAL_PATH, PATH, PORT
 from kilo.log import LEVELS
 from kilo.mesh.host import CNI_BRIDGE, AddressPolicy
-from kilo.mesh.model import (
-    MAX_MTU,
-    MIN_MTU,
-    Encapsulation,
-    Granularity,
-    IPNetwork,
-    PartialSettings,
-    Settings,
-)
+from kilo.mesh.model import Encapsulation, Granularity, PartialSettings, Settings
 from kilo.mesh.view import Compatibility, RenderOptions
+from kilo.storeflags import STORE_FLAGS, find_backend, find_kinds
 
-MAX_INTERFACE_BYTES = 15
-"""The kernel's IFNAMSIZ less the terminating zero."""
-
-
-def parse_network(text: str) -> IPNetwork:
-    """A CIDR; host bits are an error, since they hide what was meant."""
-    try:
-        return ip_network(text)
-    except ValueError as error:
-        raise ValueError("is not a CIDR without host bits, such as 10.4.0.0/16") from error
-
-
-def parse_mtu(text: str) -> int | None:
-    """Bytes, or None for ``auto``."""
-    if text == "auto":
-        return None
-    return parse_between(text, range(MIN_MTU, MAX_MTU + 1))
-
-
-def parse_port(text: str) -> int:
-    """A UDP port."""
-    return parse_between(text, range(1, 65536))
-
-
-def parse_between(text: str, allowed: range) -> int:
-    """A whole number of the range."""
-    number = parse_int(text)
-    if number not in allowed:
-        raise ValueError(f"is not within {allowed.start}-{allowed.stop - 1}")
-    return number
-
-
-def parse_interface(text: str) -> str:
-    """A name that the kernel takes for a link."""
-    if not 0 < len(text.encode()) <= MAX_INTERFACE_BYTES or text in (".", ".."):
-        raise ValueError(f"is not a link's name: 1 to {MAX_INTERFACE_BYTES} bytes")
-    if any(character.isspace() or character in "/:" for character in text):
-        raise ValueError("is not a link's name: it has a space, '/' or ':'")
-    return text
-
-
-NETWORK = Kind(word="CIDR", parse=parse_network)
-NETWORKS = list_of(NETWORK, "CIDRs")
-MTU = Kind(word="bytes|auto", parse=parse_mtu, show=lambda mtu: str(mtu or "auto"))
-PORT = Kind(word="port", parse=parse_port)
-INTERFACE = Kind(word="name", parse=parse_interface)
-PATH = Kind(word="path", parse=Path)
-OPTIONAL_PATH: Kind[Path | None] = Kind(
-    word="path", parse=lambda text: Path(text) if text else None
-)
-
-ACCESS = ("kubeconfig", "master")
-"""Flags that mean something to --backend=kubernetes alone."""
-
-FLAGS: tuple[Flag[Any], ...] = (
-    Flag("backend", STRING, "kubernetes", "where the mesh is written down", choices=BACKENDS),
+OWN_FLAGS: tuple[Flag[Any], ...] = (
     Flag(
         "clean-up",
         BOOL,
@@ -113,7 +51,6 @@ FLAGS: tuple[Flag[Any], ...] = (
     ),
     Flag("compatibility", STRING, "", "run beside another network", choices=("flannel", "cilium")),
     Flag("create-interface", BOOL, default=True, help="create the interface if it is missing"),
-    Flag("directory", PATH, DEFAULT_DIRECTORY, "of --backend=file: where the files are"),
     Flag(
         "dry-run",
         BOOL,
@@ -150,11 +87,9 @@ FLAGS: tuple[Flag[Any], ...] = (
         default=False,
         help="accept forwarded packets of the mesh",
     ),
-    Flag("kubeconfig", STRING, "", "of --backend=kubernetes: path of a kubeconfig"),
     Flag("listen", STRING, ":1107", "where to serve health, metrics and graph"),
     Flag("local", BOOL, default=True, help="manage the routes within a location"),
     Flag("log-level", STRING, "info", "what to log", choices=LEVELS),
-    Flag("master", STRING, "", "of --backend=kubernetes: address of the API server"),
     Flag(
         "mesh-granularity",
         Kind(word="string", parse=Granularity),
@@ -179,9 +114,9 @@ FLAGS: tuple[Flag[Any], ...] = (
     Flag("resync-period", DURATION, 30.0, "how often to reconcile even if nothing happened"),
     Flag("service-cidr", NETWORKS, (), "destinations that are never masqueraded"),
     Flag("subnet", NETWORKS, Settings().subnets, "where WireGuard addresses come from"),
-    Flag("topology-label", STRING, DEFAULT_TOPOLOGY_LABEL, "node label that names the location"),
     Flag("version", BOOL, default=False, help="print the version and end"),
 )
+FLAGS = tuple(sorted((*STORE_FLAGS, *OWN_FLAGS), key=lambda flag: flag.name))
 
 FLAG_SET = FlagSet(
     "kg",
@@ -258,13 +193,7 @@ def parse_agent_flags(words: Sequence[str], environ: Mapping[str, str]) -> Agent
         command=command,
         shell=find_shell(parsed.arguments),
         name=find_name(values["hostname"]),
-        backend=BackendConfig(
-            kind=values["backend"],
-            directory=values["directory"],
-            topology_label=values["topology-label"],
-            kubeconfig=values["kubeconfig"],
-            master=values["master"],
-        ),
+        backend=find_backend(parsed),
         interface=interface,
         create_interface=values["create-interface"],
         listen=values["listen"],
@@ -303,19 +232,7 @@ def check_flags(parsed: Parsed, command: str) -> None:
     """``ConfigError`` for flags that do not fit each other."""
     if command == "webhook":
         raise ConfigError("webhook: its name comes first, then its flags: kg webhook --help")
-    check_access(parsed)
     check_compatibility(parsed)
-
-
-def check_access(parsed: Parsed) -> None:
-    """``ConfigError`` for a flag that says where an API server is to an agent that asks none."""
-    backend = parsed.values["backend"]
-    for name in ACCESS:
-        if parsed.values[name] and backend != "kubernetes":
-            raise ConfigError(
-                f"--{name} {parsed.values[name]!r}: is for --backend=kubernetes,"
-                f" and this is --backend={backend}"
-            )
 
 
 def check_compatibility(parsed: Parsed) -> None:
@@ -336,13 +253,17 @@ def check_compatibility(parsed: Parsed) -> None:
 def find_cni(parsed: Parsed) -> bool:
     """Whether the pods' configuration is ours: in a cluster, unless told otherwise."""
     given: bool | None = parsed.values["cni"]
-    return parsed.values["backend"] == "kubernetes" if given is None else given
+    return is_in_cluster(parsed) if given is None else given
+
+
+def is_in_cluster(parsed: Parsed) -> bool:
+    """Whether this host is a cluster's node."""
+    return find_kinds(parsed)[0] == "kubernetes"
 
 
 def find_defaults(parsed: Parsed) -> Settings:
     """The settings where nobody says otherwise; a cluster's are Kilo's."""
-    in_cluster = parsed.values["backend"] == "kubernetes"
-    encapsulation = Encapsulation.ALWAYS if in_cluster else Encapsulation.NEVER
+    encapsulation = Encapsulation.ALWAYS if is_in_cluster(parsed) else Encapsulation.NEVER
     return replace(Settings(), encapsulation=encapsulation)
 
 

@@ -45,6 +45,8 @@ class Kind(Generic[T]):
     """What the flag means without a value; None: it needs one."""
     gather: Callable[[Sequence[T]], T] = _take_last
     """What several occurrences come to."""
+    is_list: bool = False
+    """Whether a text is several values, separated by commas."""
 
 
 def parse_bool(text: str) -> bool:
@@ -71,6 +73,7 @@ def list_of(kind: Kind[T], word: str) -> Kind[tuple[T, ...]]:
         parse=lambda text: tuple(kind.parse(part.strip()) for part in text.split(",") if text),
         show=lambda values: f"[{','.join(map(str, values))}]",
         gather=lambda values: tuple(item for value in values for item in value),
+        is_list=True,
     )
 
 
@@ -106,7 +109,8 @@ class Flag(Generic[T]):
         return self.kind.gather([self._parse_one(name, text) for text in texts])
 
     def _parse_one(self, name: str, text: str) -> T:
-        if self.choices and text not in self.choices:
+        parts = text.split(",") if self.kind.is_list else [text]
+        if self.choices and not set(parts) <= set(self.choices):
             raise ConfigError(f"{name} {text!r}: possible values are {', '.join(self.choices)}")
         try:
             return self.kind.parse(text)

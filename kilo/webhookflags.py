@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kilo.agentflags import FLAGS, PATH, collect_settings
+from kilo.agentflags import FLAGS, collect_settings
 from kilo.backends.opening import BackendConfig
 from kilo.errors import ConfigError
 from kilo.flags import STRING, Flag, FlagSet
+from kilo.flagvalues import PATH
 from kilo.mesh.model import PartialSettings
 
 OWN_FLAGS: tuple[Flag[Any], ...] = (

@@ -9,9 +9,28 @@ from pathlib import Path
 from kilo.backends.base import Backend
 from kilo.backends.documents import DEFAULT_TOPOLOGY_LABEL
 from kilo.errors import ConfigError
+from kilo.mesh.model import NodeSpec
 
 BACKENDS = ("kubernetes", "etcd", "file")
 DEFAULT_DIRECTORY = Path("/etc/kilo/mesh")
+DEFAULT_ETCD_ENDPOINTS = ("http://127.0.0.1:2379",)
+DEFAULT_ETCD_PREFIX = "/kilo"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EtcdConfig:
+    """Where an etcd is, and who asks it."""
+
+    endpoints: tuple[str, ...] = DEFAULT_ETCD_ENDPOINTS
+    """Its members: ``http://host:port``, ``https://host:port``, or ``host:port``."""
+    prefix: str = DEFAULT_ETCD_PREFIX
+    """What all keys begin with."""
+    cacert: Path | None = None
+    """PEM; None: the system's authorities."""
+    cert: Path | None = None
+    key: Path | None = None
+    username: str = ""
+    password_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +38,9 @@ class BackendConfig:
     """Which store, and where it is."""
 
     kind: str
+    """Where this host's own facts are written."""
+    others: tuple[str, ...] = ()
+    """Kinds that are read beside it."""
     directory: Path = DEFAULT_DIRECTORY
     """Of the file backend."""
     topology_label: str = DEFAULT_TOPOLOGY_LABEL
@@ -27,6 +49,9 @@ class BackendConfig:
     """Of the kubernetes backend: path of a kubeconfig; in-cluster where ``master`` is empty too."""
     master: str = ""
     """Of the kubernetes backend: URL of the API server; wins over the kubeconfig's."""
+    etcd: EtcdConfig = EtcdConfig()
+    registration: NodeSpec | None = None
+    """Of the etcd backend: what to declare of this host's node if nobody has declared it."""
 
 
 async def open_backend(config: BackendConfig) -> Backend:
