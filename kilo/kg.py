@@ -17,7 +17,7 @@ from kilo import __version__
 from kilo.agentflags import FLAG_SET, AgentConfig, parse_agent_flags
 from kilo.agentlock import hold_lock
 from kilo.backends.base import Backend
-from kilo.backends.opening import BackendConfig, open_backend
+from kilo.backends.opening import open_store
 from kilo.completion import write_completion
 from kilo.dataplane.base import Dataplane
 from kilo.dataplane.cni import CNIFile
@@ -228,16 +228,6 @@ async def open_site(
         )
         async with open_dataplane(config, key) as dataplane:
             yield Site(agent=agent, backend=backend, dataplane=dataplane)
-
-
-@asynccontextmanager
-async def open_store(config: BackendConfig) -> AsyncIterator[Backend]:
-    """The backend that was chosen."""
-    backend = await open_backend(config)
-    try:
-        yield backend
-    finally:
-        await backend.close()
 
 
 @asynccontextmanager

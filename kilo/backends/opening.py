@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +73,16 @@ async def open_backend(config: BackendConfig) -> Backend:
         f"--backend={config.kind} comes with a later release;"
         " --backend=kubernetes and --backend=file work"
     )
+
+
+@asynccontextmanager
+async def open_store(config: BackendConfig) -> AsyncIterator[Backend]:
+    """The backend that was chosen, closed at the end; see ``open_backend``."""
+    backend = await open_backend(config)
+    try:
+        yield backend
+    finally:
+        await backend.close()
 
 
 # Imported where it is chosen: whoever chooses another store must not load this one's library.

@@ -1,6 +1,8 @@
 """``kgctl``, the command line for people: subcommand -> its own module -> exit status.
 
-0: done; 1: an error, told in one line on standard error, or a check that failed; 2: wrong usage.
+A command's module offers ``run(words) -> int``: the words after its name, and the exit status.
+0: done; 1: an error, told in one line on standard error, or a check that failed; 2: wrong usage,
+or, of a command that compares, a difference.
 """
 
 # ruff: noqa: T201 - printing is what a program for people does
@@ -8,18 +10,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 
 from kilo import __version__
 from kilo.errors import KiloError
+from kilo.flags import format_rows
 
-USAGE = """\
-usage: kgctl COMMAND [flags]
 
-  lab       build a whole mesh on this machine and try it: kgctl lab --help
-  version   print the version
-"""
-LATER = ("graph", "showconf", "connect", "completion")
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A subcommand: its module, loaded only when it is asked for, and what it does."""
+
+    module: str
+    help: str
+
+
+COMMANDS: Mapping[str, Command] = {
+    "lab": Command(
+        "kilo.lab.cli", "build a whole mesh on this machine and try it: kgctl lab --help"
+    ),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,18 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(words: list[str]) -> int:
     name = words[0] if words else "--help"
     if name in {"--help", "-h", "help"}:
-        print(USAGE, end="")
+        print(_format_usage(), end="")
         return 0 if words else 2
     if name in {"version", "--version"}:
         print(f"kgctl {__version__}")
         return 0
-    if name == "lab":
-        # Loaded only now: nothing else needs the lab.
-        from kilo.lab.cli import run_lab  # noqa: PLC0415
-
-        return run_lab(words[1:])
-    if name in LATER:
-        print(f"kgctl: {name} comes with a later release", file=sys.stderr)
-        return 2
+    if name in COMMANDS:
+        run: Callable[[list[str]], int] = import_module(COMMANDS[name].module).run
+        return run(words[1:])
     print(f"kgctl: {name!r} is not a command; kgctl --help lists them", file=sys.stderr)
     return 2
+
+
+def _format_usage() -> str:
+    rows = [(f"  {name}", command.help) for name, command in COMMANDS.items()]
+    rows.append(("  version", "print the version"))
+    return "usage: kgctl COMMAND [flags]\n\n" + format_rows(rows, 100) + "\n"

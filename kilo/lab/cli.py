@@ -60,7 +60,7 @@ class Command:
     """Whether flags may follow arguments."""
 
 
-def run_lab(words: list[str]) -> int:
+def run(words: list[str]) -> int:
     """Run ``kgctl lab`` with these words; the exit status. Raises ``KiloError``."""
     if not words or words[0] in {"-h", "--help", "help"}:
         print(format_usage(), end="")

@@ -28,7 +28,6 @@ def kgctl(*words: str, env: dict[str, str] | None = None) -> subprocess.Complete
         (["lab", "kill"], "kill: an argument is missing"),
         (["lab", "kill", "a", "b"], "unexpected argument 'b'"),
         (["lab", "down", "--nmae=x"], "did you mean --name?"),
-        (["showconf"], "showconf comes with a later release"),
     ],
 )
 def test_wrong_usage_ends_with_two(words: list[str], reason: str) -> None:
