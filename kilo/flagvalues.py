@@ -5,8 +5,9 @@ from __future__ import annotations
 from ipaddress import ip_network
 from pathlib import Path
 
+from kilo.backends.formats import MAX_TEXT
 from kilo.flags import Kind, list_of, parse_int
-from kilo.mesh.model import MAX_MTU, MIN_MTU, IPNetwork
+from kilo.mesh.model import MAX_KEEPALIVE_SECONDS, MAX_MTU, MIN_MTU, Endpoint, IPNetwork
 
 MAX_INTERFACE_BYTES = 15
 """The kernel's IFNAMSIZ less the terminating zero."""
@@ -49,10 +50,35 @@ def parse_interface(text: str) -> str:
     return text
 
 
+def parse_seconds(text: str) -> int:
+    """Between keepalive packets."""
+    return parse_between(text, range(MAX_KEEPALIVE_SECONDS + 1))
+
+
+def parse_endpoint(text: str) -> Endpoint | None:
+    """``host:port``, or None for an empty text."""
+    try:
+        return Endpoint.parse(text) if text else None
+    except ValueError as error:
+        # ipaddress' own texts quote the value.
+        reason = str(error) if str(error).startswith(("is ", "has ")) else "has a malformed address"
+        raise ValueError(reason) from error
+
+
+def parse_location(text: str) -> str:
+    """What a Node's document may call its location."""
+    if not text.isprintable() or len(text) > MAX_TEXT:
+        raise ValueError(f"is not a location: up to {MAX_TEXT} printable characters")
+    return text
+
+
 NETWORK = Kind(word="CIDR", parse=parse_network)
 NETWORKS = list_of(NETWORK, "CIDRs")
 MTU = Kind(word="bytes|auto", parse=parse_mtu, show=lambda mtu: str(mtu or "auto"))
 PORT = Kind(word="port", parse=parse_port)
+SECONDS = Kind(word="seconds", parse=parse_seconds)
+ENDPOINT = Kind(word="host:port", parse=parse_endpoint)
+LOCATION = Kind(word="name", parse=parse_location)
 INTERFACE = Kind(word="name", parse=parse_interface)
 PATH = Kind(word="path", parse=Path)
 OPTIONAL_PATH: Kind[Path | None] = Kind(

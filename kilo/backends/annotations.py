@@ -17,11 +17,11 @@ from kilo.backends.fields import (
     Field,
     Format,
     Spot,
+    emit_fields,
     read_mapping,
 )
 from kilo.backends.formats import (
     ENDPOINT,
-    GOOD_NETWORKS,
     GRANULARITY,
     INTERFACE,
     INTERNAL_IPS,
@@ -127,23 +127,30 @@ KEEPALIVE = Format(
     parse=lambda value, at: _read_digits(value, at, highest=MAX_KEEPALIVE_SECONDS), emit=str
 )
 LAST_SEEN = Format(parse=lambda value, at: _read_digits(value, at, highest=LATEST_SECOND), emit=str)
-PRESENT = Format(parse=lambda _value, _at: True, emit=str)
+PRESENT = Format(parse=lambda _value, _at: True, emit=lambda _: "true")
 DISCOVERED_JSON = Format(parse=_read_discovered, emit=_emit_discovered)
 FIRST_IP = Format(parse=_read_first_ip, emit=_emit_first_ip)
 ALL_IPS = Format(parse=_read_all_ips, emit=_emit_all_ips)
+NETWORK_LIST = Format(parse=read_good_networks, emit=lambda networks: ",".join(map(str, networks)))
 AGENT_NAME = Format(parse=read_short_text, emit=lambda name: name or None)
 
 DECLARED = (
-    Field(name="force-endpoint", attribute="endpoint", format=ENDPOINT),
-    Field(name="force-internal-ip", attribute="internal_ips", format=INTERNAL_IPS),
-    Field(name="leader", attribute="leader", format=PRESENT),
-    Field(name="location", attribute="location", format=TEXT),
+    Field(name="force-endpoint", attribute="endpoint", format=ENDPOINT, default=None),
+    Field(name="force-internal-ip", attribute="internal_ips", format=INTERNAL_IPS, default=None),
+    Field(name="leader", attribute="leader", format=PRESENT, default=False),
+    Field(name="location", attribute="location", format=TEXT, default=""),
     Field(
         name="persistent-keepalive",
         attribute="persistent_keepalive_seconds",
         format=KEEPALIVE,
+        default=0,
     ),
-    Field(name="allowed-location-ips", attribute="allowed_location_ips", format=GOOD_NETWORKS),
+    Field(
+        name="allowed-location-ips",
+        attribute="allowed_location_ips",
+        format=NETWORK_LIST,
+        default=(),
+    ),
 )
 REPORTED = (
     Field(name="key", attribute="public_key", format=PUBLIC_KEY),
@@ -163,7 +170,9 @@ COMPLETE = (
 )
 """Ours; believed only where they begin with what stands in Kilo's annotation: an agent of Kilo's
 that took the node over writes that one and leaves these as they are."""
-DECLARED_PODS = (Field(name="pod-subnets", attribute="pod_subnets", format=GOOD_NETWORKS),)
+DECLARED_PODS = (
+    Field(name="pod-subnets", attribute="pod_subnets", format=NETWORK_LIST, default=()),
+)
 """An operator's, and ours: for a cluster that gives its nodes no pod CIDR."""
 MEANT_EMPTY = ("force-internal-ip", "leader", "location")
 """Elsewhere ``""`` is what Kilo's agents, and people's templates, write for nothing at all."""
@@ -171,6 +180,24 @@ MEANT_EMPTY = ("force-internal-ip", "leader", "location")
 _WRITTEN = (*REPORTED, *COMPLETE, *AGENT)
 REPORTED_ANNOTATIONS: tuple[str, ...] = tuple(PREFIX + one.name for one in _WRITTEN)
 """The full names of all that an agent writes: to withdraw is to remove these."""
+DECLARED_ANNOTATIONS: tuple[str, ...] = tuple(
+    PREFIX + one.name for one in (*DECLARED, *DECLARED_PODS)
+)
+"""The full names of all that an operator declares."""
+
+
+def make_declared_annotations(spec: NodeSpec) -> dict[str, str | None]:
+    """Full name -> value of all of ``DECLARED_ANNOTATIONS``; None: it is not to be there.
+
+    A declared public key has no place among them.
+    """
+    attributes = {
+        one.attribute: getattr(spec, one.attribute) for one in (*DECLARED, *DECLARED_PODS)
+    }
+    texts = emit_fields((*DECLARED, *DECLARED_PODS), attributes)
+    return dict.fromkeys(DECLARED_ANNOTATIONS) | {
+        PREFIX + name: str(text) for name, text in texts.items()
+    }
 
 
 def make_report_annotations(report: NodeReport, *, last_seen: int) -> dict[str, str | None]:
@@ -208,6 +235,7 @@ def read_annotated_node(
         spec=NodeSpec(pod_subnets=pod_subnets, **declared),
         report=NodeReport(name=name, **reported) if has_key else None,
         last_seen=last_seen,
+        in_cluster=True,
     )
 
 
@@ -241,14 +269,22 @@ def _read_location(metadata: Mapping[str, object], spot: Spot, topology_label: s
     return label if isinstance(label, str) else ""
 
 
-def _read_pod_subnets(
-    document: Mapping[str, object], annotations: Mapping[str, object], spot: Spot
-) -> tuple[IPNetwork, ...]:
-    """The cluster's own word, else the operator's."""
+def read_pod_cidrs(document: Mapping[str, object], spot: Spot) -> tuple[IPNetwork, ...]:
+    """What the cluster itself gave the node; () if it gives none."""
     spec = read_mapping(document.get("spec"), spot.under("spec"))
     for name in ("podCIDRs", "podCIDR"):
         if spec.get(name):
             return read_good_networks(spec[name], spot.under("spec").under(name))
+    return ()
+
+
+def _read_pod_subnets(
+    document: Mapping[str, object], annotations: Mapping[str, object], spot: Spot
+) -> tuple[IPNetwork, ...]:
+    """The cluster's own word, else the operator's."""
+    given = read_pod_cidrs(document, spot)
+    if given:
+        return given
     at = spot.under("metadata").under("annotations")
     declared = _read_annotations(DECLARED_PODS, annotations, at)
     return tuple(declared.get("pod_subnets", ()))

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from kilo.errors import BackendError
-from kilo.mesh.model import NodeReport, Peer, Snapshot
+from kilo.mesh.model import NodeReport, NodeSpec, PartialSettings, Peer, Snapshot
 from kilo.mesh.remarks import Remarks
 
 
@@ -25,6 +25,11 @@ class Backend(Protocol):
         the error, once for each different text, instead of a snapshot, and the snapshot again
         once the store is back, even if that is unchanged. May skip intermediate states, never
         the last. A mere heartbeat (a change of ``last_seen`` only) is yielded too.
+
+        Several stores read as one yield the error only while none can be heard. While one is away
+        they go on with the others: ``Snapshot.away`` names it and says why, once for each different
+        text, and what stands in it is as this watch last heard it. ``Snapshot.parts`` has no part
+        of one that this watch has not heard at all: the snapshot is not the whole mesh then.
         """
         ...
 
@@ -51,6 +56,29 @@ class Backend(Protocol):
 
     async def delete_peer(self, name: str) -> None:
         """Remove the peer; absent is not an error."""
+        ...
+
+    async def declare_node(self, name: str, spec: NodeSpec) -> None:
+        """Set what an operator declares of the node, in place of what was declared before.
+
+        A store whose machines are registered by somebody else raises for a name that is not
+        registered, and for a field that it has no place for.
+        """
+        ...
+
+    async def forget_node(self, name: str) -> None:
+        """Take back what is declared of the node, its report, and what was allocated to it.
+
+        Absent is not an error. Its agent, if it lives, reports it anew.
+        """
+        ...
+
+    async def declare_settings(self, settings: PartialSettings) -> None:
+        """Set the mesh's settings, in place of those before; of several stores, in the first."""
+        ...
+
+    async def forget_settings(self) -> None:
+        """Take the mesh's settings away; absent is not an error."""
         ...
 
     async def remark(self, remarks: Remarks) -> None:

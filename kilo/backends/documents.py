@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from kilo.backends.annotations import read_annotated_node
@@ -36,6 +36,7 @@ from kilo.backends.formats import (
     INTERNAL_IPS,
     MTU,
     NETWORKS,
+    POOLS,
     PORT,
     PRESHARED_KEY,
     PUBLIC_KEY,
@@ -49,10 +50,13 @@ from kilo.backends.formats import (
 )
 from kilo.backends.objects import DeclaredNode, DeclaredSettings, Found, ReportedNode, StoredObject
 from kilo.backends.peerendpoint import PEER_ENDPOINT
-from kilo.mesh.model import NodeReport, NodeSpec, PartialSettings, Peer, Problem
+from kilo.mesh.model import NodeReport, NodeSpec, PartialSettings, Peer, Problem, Settings
+from kilo.mesh.pools import find_objection
 
 API_VERSION = "kilo.squat.ai/v1alpha1"
 DEFAULT_TOPOLOGY_LABEL = "topology.kubernetes.io/region"
+SETTINGS_NAME = "mesh"
+"""Of the one Settings object, where nobody calls it otherwise."""
 MAX_NAME_CHARACTERS = 253
 """Kubernetes' limit for a DNS-1123 subdomain."""
 
@@ -148,7 +152,22 @@ SETTINGS_FIELDS = (
     Field(name="encapsulation", attribute="encapsulation", format=ENCAPSULATION),
     Field(name="serviceCIDRs", attribute="service_cidrs", format=NETWORKS),
     Field(name="resyncPeriod", attribute="resync_period_seconds", format=DURATION),
+    Field(name="podSubnetPools", attribute="pod_subnet_pools", format=POOLS),
 )
+
+
+def _leave_out_pools(attributes: dict[str, Any], spot: Spot) -> None:
+    """Those with addresses of the mesh's own, which no node may be given."""
+    settings = replace(Settings(), **attributes)
+    kept = []
+    for index, pool in enumerate(settings.pod_subnet_pools):
+        if reason := find_objection(pool, settings):
+            at = spot.under("podSubnetPools").item(index).under("cidr")
+            at.report(at.fault(str(pool.network), reason), "left out")
+        else:
+            kept.append(pool)
+    if "pod_subnet_pools" in attributes:
+        attributes["pod_subnet_pools"] = tuple(kept)
 
 
 def _make_report(name: str, attributes: dict[str, Any]) -> ReportedNode:
@@ -164,6 +183,8 @@ class Kind:
     make: Callable[[str, dict[str, Any]], StoredObject]
     has_status: bool = False
     """Whether a cluster keeps what agents say of it in the same object; it is not read."""
+    settle: Callable[[dict[str, Any], Spot], None] = lambda _attributes, _spot: None
+    """Takes out of the attributes what does not go with the others, and reports it."""
 
 
 KINDS: Mapping[str, Kind] = {
@@ -180,6 +201,7 @@ KINDS: Mapping[str, Kind] = {
     "Settings": Kind(
         fields=SETTINGS_FIELDS,
         make=lambda _, attributes: DeclaredSettings(settings=cast("PartialSettings", attributes)),
+        settle=_leave_out_pools,
     ),
 }
 _LISTS = {("v1", "List"): None, ("v1", "NodeList"): ("v1", "Node")} | {
@@ -247,23 +269,27 @@ def _read_object(
 ) -> None:
     spot = Spot(source=source, of="", problems=reading.problems)
     what = "the document"
+    is_foreign = document.get("apiVersion") == "v1"
     try:
         kind = _read_kind(document, spot)
         what = f"the {kind}"
         spot = Spot(source=source, of=kind, problems=reading.problems)
         name = read_name(document, spot)
         spot = Spot(source=source, of=f"{kind} {name}", problems=reading.problems)
-        if document["apiVersion"] == "v1":
+        if is_foreign:
             value: StoredObject = read_annotated_node(name, document, spot, topology_label)
         else:
             known = (*_TOP_LEVEL, "status") if KINDS[kind].has_status else _TOP_LEVEL
             report_unknown(document, known, spot)
-            attributes = read_fields(KINDS[kind].fields, document.get("spec"), spot.under("spec"))
+            at = spot.under("spec")
+            attributes = read_fields(KINDS[kind].fields, document.get("spec"), at)
+            KINDS[kind].settle(attributes, at)
             value = KINDS[kind].make(name, attributes)
     except BadValueError as error:
         spot.report(error, f"{what} is left out")
     else:
-        reading.found.append(Found(source=source, kind=kind, name=name, value=value))
+        found = Found(source=source, kind=kind, name=name, value=value, is_foreign=is_foreign)
+        reading.found.append(found)
 
 
 def _read_kind(document: dict[str, object], spot: Spot) -> str:
@@ -337,6 +363,8 @@ def make_peer_document(peer: Peer) -> dict[str, object]:
     return _make_document("Peer", peer.name, _attributes_of(PEER_FIELDS, peer))
 
 
-def make_settings_document(settings: PartialSettings, *, name: str = "mesh") -> dict[str, object]:
+def make_settings_document(
+    settings: PartialSettings, *, name: str = SETTINGS_NAME
+) -> dict[str, object]:
     """The settings that are set. ``ValueError`` for a name that is none."""
     return _make_document("Settings", name, settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
-from ipaddress import ip_address, ip_interface
+from ipaddress import IPV6LENGTH, ip_address, ip_interface
 from typing import Any, TypeVar
 
 from kilo.backends.fields import (
@@ -26,6 +26,7 @@ from kilo.mesh.model import (
     Granularity,
     IPInterface,
     IPNetwork,
+    SubnetPool,
 )
 
 T = TypeVar("T")
@@ -329,3 +330,50 @@ def emit_discovered(entries: Iterable[tuple[PublicKey, Endpoint]]) -> list[objec
 
 
 DISCOVERED = Format(parse=read_discovered, emit=emit_discovered)
+
+
+# Where nodes get their pod subnets from: a list of {cidr, nodePrefixLength}.
+
+POOL_FIELDS = (
+    Field(
+        name="cidr",
+        attribute="network",
+        format=Format(parse=read_network, emit=str),
+        required=True,
+    ),
+    Field(
+        name="nodePrefixLength",
+        attribute="node_prefix_length",
+        format=make_number_format(lowest=0, highest=IPV6LENGTH),
+        required=True,
+    ),
+)
+
+
+def read_pools(value: object, spot: Spot) -> tuple[SubnetPool, ...]:
+    """Pools, at most one of a family; a bad one spoils the list."""
+    if not isinstance(value, list):
+        raise spot.fault(value, "is not a list")
+    pools = tuple(read_pool(item, spot.item(index)) for index, item in enumerate(value))
+    check_families([pool.network for pool in pools], value, spot)
+    return pools
+
+
+def read_pool(value: object, spot: Spot) -> SubnetPool:
+    """A network, and how long the prefixes of its parts are: not shorter than its own."""
+    pool = SubnetPool(**read_fields(POOL_FIELDS, value, spot))
+    at, network = spot.under("nodePrefixLength"), pool.network
+    read_number(
+        pool.node_prefix_length, at, lowest=network.prefixlen, highest=network.max_prefixlen
+    )
+    return pool
+
+
+def emit_pools(pools: Iterable[SubnetPool]) -> list[object]:
+    """The list that ``read_pools`` reads."""
+    return [
+        {"cidr": str(pool.network), "nodePrefixLength": pool.node_prefix_length} for pool in pools
+    ]
+
+
+POOLS = Format(parse=read_pools, emit=emit_pools)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from kilo.backends.documents import (
     DEFAULT_TOPOLOGY_LABEL,
@@ -96,6 +97,27 @@ class MemoryBackend:
         self._check_here()
         self._remove(f"Peer {name}")
 
+    async def declare_node(self, name: str, spec: NodeSpec) -> None:
+        """Store the declaration."""
+        self._check_here()
+        self.put_node(name, spec)
+
+    async def forget_node(self, name: str) -> None:
+        """Forget the declaration and the report."""
+        self._check_here()
+        self._remove(f"Node {name}")
+        self._remove(f"NodeReport {name}")
+
+    async def declare_settings(self, settings: PartialSettings) -> None:
+        """Store the settings."""
+        self._check_here()
+        self.put_settings(settings)
+
+    async def forget_settings(self) -> None:
+        """Forget the settings."""
+        self._check_here()
+        self._remove("Settings")
+
     async def remark(self, remarks: Remarks) -> None:
         """Keep them, for tests to read."""
         self._check_here()
@@ -110,7 +132,9 @@ class MemoryBackend:
 
     def put_node(self, name: str, spec: NodeSpec) -> None:
         """Declare a node."""
-        self._store(f"Node {name}", make_node_document(name, spec))
+        with _refusing():
+            document = make_node_document(name, spec)
+        self._store(f"Node {name}", document)
 
     def delete_node(self, name: str) -> None:
         """Take the declaration of a node away; its report stays."""
@@ -118,10 +142,8 @@ class MemoryBackend:
 
     def put_report(self, report: NodeReport, *, last_seen: int | None) -> None:
         """Store another node's report with a stamp of any age."""
-        try:
+        with _refusing():
             document = make_report_document(report, last_seen=last_seen)
-        except ValueError as error:
-            raise BackendError(f"memory: {error}") from error
         self._store(f"NodeReport {report.name}", document)
 
     def put_settings(self, settings: PartialSettings) -> None:
@@ -158,10 +180,8 @@ class MemoryBackend:
             self.put_report(node.report, last_seen=int(self._wall_clock()))
 
     def _store_peer(self, peer: Peer) -> None:
-        try:
+        with _refusing():
             document = make_peer_document(peer)
-        except ValueError as error:
-            raise BackendError(f"memory: {error}") from error
         self._store(f"Peer {peer.name}", document)
 
     def _store(self, source: str, document: object) -> None:
@@ -197,3 +217,12 @@ class MemoryBackend:
             found += reading.found
             problems += reading.problems
         return join_objects(found, problems)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """``BackendError`` for what no document can be made of."""
+    try:
+        yield
+    except ValueError as error:
+        raise BackendError(f"memory: {error}") from error

@@ -7,7 +7,7 @@ agent reports it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -30,6 +30,8 @@ class DeclaredNode:
     spec: NodeSpec
     report: NodeReport | None = None
     last_seen: int | None = None
+    in_cluster: bool = field(default=False, compare=False)
+    """Whether it is a Kubernetes one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,8 @@ class Found:
     kind: str
     name: str
     value: StoredObject
+    is_foreign: bool = False
+    """Not one of our kinds but a cluster's own, ``v1``, of which annotations hold what is ours."""
 
 
 def join_objects(found: Iterable[Found], problems: Iterable[Problem]) -> Snapshot:
@@ -83,11 +87,11 @@ def join_objects(found: Iterable[Found], problems: Iterable[Problem]) -> Snapsho
 
 
 def sort_problems(problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """By place, object and field, each once."""
+    """By store, place, object and field, each once."""
     return tuple(
         sorted(
             dict.fromkeys(problems),
-            key=lambda one: (one.source, one.object, one.field, one.value, one.reason),
+            key=lambda one: (one.origin, one.source, one.object, one.field, one.value, one.reason),
         )
     )
 
@@ -123,6 +127,7 @@ def _join_nodes(values: list[StoredObject]) -> tuple[tuple[Node, ...], dict[str,
             name=name,
             spec=declared[name].spec if name in declared else NodeSpec(),
             report=reported[name].report if name in reported else None,
+            in_cluster=name in declared and declared[name].in_cluster,
         )
         for name in sorted(declared.keys() | reported.keys())
     )

@@ -155,6 +155,10 @@ class Node:
     name: str
     spec: NodeSpec = NodeSpec()
     report: NodeReport | None = None
+    origin: str = ""
+    """The store it stands in, where there are several."""
+    in_cluster: bool = field(default=False, compare=False)
+    """Whether it is a Kubernetes cluster's, though it may have been read from a file."""
 
     @property
     def public_key(self) -> PublicKey | None:
@@ -205,6 +209,17 @@ class Peer:
     persistent_keepalive_seconds: int = 0
     preshared_key: PresharedKey | Withheld | None = None
     endpoint: Endpoint | None = None
+    origin: str = ""
+    """The store it stands in, where there are several."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubnetPool:
+    """A network of which each node that registers itself is given a part for its workloads."""
+
+    network: IPNetwork
+    node_prefix_length: int
+    """Of each part; not shorter than the network's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +235,8 @@ class Settings:
     encapsulation: Encapsulation = Encapsulation.NEVER
     service_cidrs: tuple[IPNetwork, ...] = ()
     resync_period_seconds: float = 30.0
+    pod_subnet_pools: tuple[SubnetPool, ...] = ()
+    """At most one of a family."""
 
 
 class PartialSettings(TypedDict, total=False):
@@ -235,6 +252,7 @@ class PartialSettings(TypedDict, total=False):
     encapsulation: Encapsulation
     service_cidrs: tuple[IPNetwork, ...]
     resync_period_seconds: float
+    pod_subnet_pools: tuple[SubnetPool, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,9 +268,12 @@ class Problem:
     value: str = ""
     """The offending value, shortened; empty where it may be secret."""
     reason: str
+    origin: str = ""
+    """The store it stands in, where there are several."""
 
     def __str__(self) -> str:
-        what = ": ".join(part for part in (self.source, self.object, self.field) if part)
+        places = (self.origin, self.source, self.object, self.field)
+        what = ": ".join(part for part in places if part)
         value = f" {self.value!r}" if self.value else ""
         return f"{what}:{value} {self.reason}"
 
@@ -272,3 +293,12 @@ class Snapshot:
         default_factory=lambda: MappingProxyType({}), compare=False
     )
     """Node name -> the Unix seconds its agent last wrote; no entry for one that never reported."""
+    away: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Of several stores those that cannot be heard, each with the reason. What stands in them is
+    as it was last heard, and whether their nodes live cannot be told."""
+    parts: Mapping[str, Snapshot] = field(
+        default_factory=lambda: MappingProxyType({}), compare=False
+    )
+    """What each of several stores says, as far as it has been heard: what this is joined from."""
+    home: str = field(default="", compare=False)
+    """Of several stores the one that the local agent's report goes to."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from kilo.backends.base import Backend
 from kilo.errors import BackendError
-from kilo.mesh.model import Snapshot
+from kilo.mesh.model import Peer, Snapshot
 
 LIMIT_SECONDS = 30.0
 
@@ -33,6 +34,10 @@ class Follower:
             if isinstance(outcome, Snapshot) and holds(outcome):
                 return outcome
 
+    async def until_snapshot(self) -> Snapshot:
+        """The first snapshot."""
+        return await self.until(lambda _: True)
+
     async def until_error(self) -> BackendError:
         """The first error."""
         while True:
@@ -55,3 +60,8 @@ def texts(snapshot: Snapshot) -> list[str]:
 def names(snapshot: Snapshot) -> list[str]:
     """Of its peers."""
     return [peer.name for peer in snapshot.peers]
+
+
+def unmarked(snapshot: Snapshot) -> tuple[Peer, ...]:
+    """Its peers, wherever they stand."""
+    return tuple(replace(peer, origin="") for peer in snapshot.peers)

@@ -8,10 +8,17 @@ import pytest
 
 from kilo.errors import BackendError
 from kilo.mesh.keys import WITHHELD
-from kilo.mesh.model import Granularity, NodeSpec, PartialSettings, Peer, Snapshot
-from tests.backends.following import LIMIT_SECONDS, Follower, names
+from kilo.mesh.model import (
+    Endpoint,
+    Granularity,
+    NodeSpec,
+    PartialSettings,
+    Peer,
+    Snapshot,
+)
+from tests.backends.following import LIMIT_SECONDS, Follower, names, unmarked
 from tests.backends.stores import NOW, Store
-from tests.builders import make_key, make_peer, make_report, networks
+from tests.builders import interfaces, make_key, make_peer, make_report, networks
 
 OREGON = NodeSpec(location="oregon", pod_subnets=networks("10.2.1.0/24"))
 
@@ -105,7 +112,7 @@ async def test_withdrawing_what_is_not_there_is_no_error(store: Store) -> None:
 async def test_a_peer_comes_back_as_it_was_put(store: Store, *, preshared: bool) -> None:
     peer = make_peer("squat", "10.5.0.1/32", "fd00:5::/64", preshared=preshared)
     await store.backend.put_peer(peer)
-    assert (await store.backend.snapshot()).peers == (peer,)
+    assert unmarked(await store.backend.snapshot()) == (peer,)
 
 
 async def test_putting_a_peer_of_the_same_name_replaces_it(store: Store) -> None:
@@ -113,7 +120,7 @@ async def test_putting_a_peer_of_the_same_name_replaces_it(store: Store) -> None
     changed = make_peer("squat", "10.5.0.2/32")
     await store.backend.put_peer(changed)
     snapshot = await store.backend.snapshot()
-    assert snapshot.peers == (changed,)
+    assert unmarked(snapshot) == (changed,)
     assert snapshot.problems == ()
 
 
@@ -140,6 +147,95 @@ async def test_settings_hold_what_was_set_and_nothing_else(store: Store) -> None
     assert (await store.backend.snapshot()).settings == settings
     store.operator.delete_settings()
     assert (await store.backend.snapshot()).settings == PartialSettings()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        NodeSpec(),
+        NodeSpec(
+            location="oregon",
+            endpoint=Endpoint.parse("[2001:db8::1]:51820"),
+            internal_ips=interfaces("192.168.0.1/24", "fd00:1::1/64"),
+            leader=True,
+            persistent_keepalive_seconds=10,
+            allowed_location_ips=networks("192.168.0.50/32", "fd00:1::50/128"),
+            pod_subnets=networks("10.2.1.0/24", "fd00:2:1::/64"),
+        ),
+        NodeSpec(internal_ips=()),
+    ],
+    ids=["nothing", "all that every store has room for", "no internal IP"],
+)
+async def test_what_is_declared_of_a_node_comes_back(store: Store, spec: NodeSpec) -> None:
+    store.operator.register("a1")
+    await store.backend.declare_node("a1", spec)
+    snapshot = await store.backend.snapshot()
+    assert [(node.name, node.spec) for node in snapshot.nodes] == [("a1", spec)]
+    assert snapshot.problems == ()
+
+
+async def test_a_declaration_takes_the_place_of_the_one_before_and_leaves_the_report(
+    store: Store,
+) -> None:
+    store.operator.register("a1")
+    await store.backend.publish(make_report("a1"))
+    await store.backend.declare_node("a1", NodeSpec(leader=True, pod_subnets=OREGON.pod_subnets))
+    await store.backend.declare_node("a1", NodeSpec(location="frankfurt"))
+    (node,) = (await store.backend.snapshot()).nodes
+    assert node.spec == NodeSpec(location="frankfurt")
+    assert node.report == make_report("a1")
+
+
+async def test_another_sees_what_an_operator_declares_and_forgets(store: Store) -> None:
+    store.operator.put_node("b1", NodeSpec(location="frankfurt"))
+    follower = Follower(store.other)
+    await follower.next()
+    store.operator.register("a1")
+    await store.backend.declare_node("a1", OREGON)
+    await follower.until(lambda snapshot: OREGON in [node.spec for node in snapshot.nodes])
+    await store.backend.forget_node("a1")
+    await follower.until(lambda snapshot: OREGON not in [node.spec for node in snapshot.nodes])
+
+
+async def test_of_a_forgotten_node_neither_declaration_nor_report_is_left(store: Store) -> None:
+    store.operator.register("a1")
+    await store.backend.declare_node("a1", OREGON)
+    await store.backend.publish(make_report("a1"))
+    await store.backend.forget_node("a1")
+    snapshot = await store.backend.snapshot()
+    # Whoever registers the machines of a store knows it all the same.
+    assert [node for node in snapshot.nodes if (node.spec, node.report) != (NodeSpec(), None)] == []
+    assert snapshot.last_seen == {}
+
+
+async def test_a_node_that_is_forgotten_reports_itself_anew(store: Store) -> None:
+    store.operator.register("a1")
+    await store.backend.publish(make_report("a1"))
+    await store.backend.forget_node("a1")
+    await store.backend.publish(make_report("a1"))
+    assert [node.report for node in (await store.backend.snapshot()).nodes] == [make_report("a1")]
+
+
+async def test_forgetting_what_is_not_there_is_no_error(store: Store) -> None:
+    await store.backend.forget_node("a1")
+    await store.backend.forget_settings()
+    assert await store.backend.snapshot() == Snapshot()
+
+
+async def test_settings_that_are_declared_take_the_place_of_those_before(store: Store) -> None:
+    store.operator.put_settings(PartialSettings(granularity=Granularity.CROSS, port=51821))
+    settings = PartialSettings(mtu=None, subnets=networks("10.4.0.0/16", "fd00:4::/64"))
+    await store.backend.declare_settings(settings)
+    snapshot = await store.backend.snapshot()
+    assert snapshot.settings == settings
+    assert snapshot.problems == ()
+
+
+async def test_settings_are_forgotten(store: Store) -> None:
+    await store.backend.declare_settings(PartialSettings(port=51821))
+    assert (await store.backend.snapshot()).settings == PartialSettings(port=51821)
+    await store.backend.forget_settings()
+    assert await store.backend.snapshot() == Snapshot()
 
 
 async def test_a_bad_object_is_a_problem_and_stops_no_other(store: Store) -> None:
@@ -193,6 +289,10 @@ async def test_every_call_says_that_the_store_is_away(store: Store) -> None:
         lambda: store.backend.withdraw("a1"),
         lambda: store.backend.put_peer(make_peer("squat")),
         lambda: store.backend.delete_peer("squat"),
+        lambda: store.backend.declare_node("a1", OREGON),
+        lambda: store.backend.forget_node("a1"),
+        lambda: store.backend.declare_settings(PartialSettings(port=51821)),
+        store.backend.forget_settings,
     )
     for call in calls:
         with pytest.raises(BackendError):
@@ -207,6 +307,8 @@ async def test_a_name_that_is_no_object_name_is_refused(store: Store, name: str)
         await store.backend.put_peer(make_peer(name))
     with pytest.raises(BackendError, match=r"metadata\.name"):
         await store.backend.publish(make_report(name))
+    with pytest.raises(BackendError, match=r"metadata\.name"):
+        await store.backend.declare_node(name, OREGON)
 
 
 async def test_a_withheld_preshared_key_is_never_written(store: Store) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kilo.backends.documents import make_settings_document, read_document
 from kilo.backends.objects import DeclaredNode, DeclaredSettings, ReportedNode
 from kilo.mesh.model import (
     Encapsulation,
@@ -16,6 +17,7 @@ from kilo.mesh.model import (
     NodeSpec,
     PartialSettings,
     Peer,
+    SubnetPool,
 )
 from tests.backends.document_reading import KEY, PRESHARED, read, texts, value_of
 from tests.builders import interfaces, make_key, make_preshared_key, networks
@@ -328,6 +330,10 @@ def test_settings_hold_what_is_set() -> None:
             "encapsulation": "crosssubnet",
             "serviceCIDRs": ["10.43.0.0/16"],
             "resyncPeriod": "1m30s",
+            "podSubnetPools": [
+                {"cidr": "10.2.0.0/16", "nodePrefixLength": 24},
+                {"cidr": "fd00:2::/48", "nodePrefixLength": 64},
+            ],
         },
         name="anything",
     )
@@ -341,7 +347,49 @@ def test_settings_hold_what_is_set() -> None:
             encapsulation=Encapsulation.CROSSSUBNET,
             service_cidrs=networks("10.43.0.0/16"),
             resync_period_seconds=90.0,
+            pod_subnet_pools=(
+                SubnetPool(network=ip_network("10.2.0.0/16"), node_prefix_length=24),
+                SubnetPool(network=ip_network("fd00:2::/48"), node_prefix_length=64),
+            ),
         )
+    )
+
+
+def test_pools_survive_being_written_and_read() -> None:
+    pools = (
+        SubnetPool(network=ip_network("fd00:2::/48"), node_prefix_length=64),
+        SubnetPool(network=ip_network("10.2.0.0/24"), node_prefix_length=24),
+    )
+    document = make_settings_document(PartialSettings(pod_subnet_pools=pools))
+    reading = read_document(document, source="s")
+    assert texts(reading) == []
+    assert value_of(reading) == DeclaredSettings(settings=PartialSettings(pod_subnet_pools=pools))
+
+
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        ({}, "'10.4.0.0/17' overlaps 10.4.0.0/16 of the Kilo subnets"),
+        ({"subnets": ["10.0.0.0/8"]}, "'10.4.0.0/17' overlaps 10.0.0.0/8 of the Kilo subnets"),
+        (
+            {"subnets": ["10.6.0.0/16"], "serviceCIDRs": ["10.4.7.0/24"]},
+            "'10.4.0.0/17' overlaps 10.4.7.0/24 of the service CIDRs",
+        ),
+    ],
+)
+def test_a_pool_of_the_meshs_own_addresses_is_left_out_and_the_others_stay(
+    mesh: dict[str, object], message: str
+) -> None:
+    pools = [
+        {"cidr": "fd00:2::/48", "nodePrefixLength": 64},
+        {"cidr": "10.4.0.0/17", "nodePrefixLength": 24},
+    ]
+    reading = read("Settings", mesh | {"podSubnetPools": pools})
+    assert texts(reading) == [f"Settings x: spec.podSubnetPools[1].cidr: {message}; left out"]
+    value = value_of(reading)
+    assert isinstance(value, DeclaredSettings)
+    assert value.settings["pod_subnet_pools"] == (
+        SubnetPool(network=ip_network("fd00:2::/48"), node_prefix_length=64),
     )
 
 
@@ -360,6 +408,33 @@ def test_settings_hold_what_is_set() -> None:
         ({"resyncPeriod": 30}, "spec.resyncPeriod: '30' is not a string"),
         ({"resyncPeriod": "30"}, "spec.resyncPeriod: '30' is not a duration"),
         ({"resyncPeriod": "0s"}, "spec.resyncPeriod: '0s' is not above zero"),
+        ({"podSubnetPools": {}}, "spec.podSubnetPools: '{}' is not a list"),
+        ({"podSubnetPools": ["10.2.0.0/16"]}, "podSubnetPools[0]: '10.2.0.0/16' is not a mapping"),
+        (
+            {"podSubnetPools": [{"cidr": "10.2.0.0/16"}]},
+            "spec.podSubnetPools[0].nodePrefixLength: is missing",
+        ),
+        (
+            {"podSubnetPools": [{"cidr": "10.2.0.0", "nodePrefixLength": 24}]},
+            "spec.podSubnetPools[0].cidr: '10.2.0.0' is not a CIDR",
+        ),
+        (
+            {"podSubnetPools": [{"cidr": "10.2.0.0/16", "nodePrefixLength": 8}]},
+            "spec.podSubnetPools[0].nodePrefixLength: '8' is outside 16-32",
+        ),
+        (
+            {"podSubnetPools": [{"cidr": "fd00:2::/48", "nodePrefixLength": "64"}]},
+            "spec.podSubnetPools[0].nodePrefixLength: '64' is not a whole number",
+        ),
+        (
+            {
+                "podSubnetPools": [
+                    {"cidr": "10.2.0.0/16", "nodePrefixLength": 24},
+                    {"cidr": "10.3.0.0/16", "nodePrefixLength": 24},
+                ]
+            },
+            "spec.podSubnetPools: '10.2.0.0/16, 10.3.0.0/16' has more than one of a family",
+        ),
     ],
 )
 def test_a_bad_setting_counts_as_unset(spec: dict[str, object], message: str) -> None:

@@ -15,12 +15,14 @@ import pytest
 import yaml
 
 from kilo.backends.documents import (
+    make_node_document,
     make_peer_document,
     make_report_document,
+    make_settings_document,
 )
 from kilo.backends.file.backend import FileBackend
 from kilo.errors import BackendError
-from kilo.mesh.model import Snapshot
+from kilo.mesh.model import NodeSpec, PartialSettings, Snapshot
 from tests.backends.directories import MeshDirectory, list_names, render_node, render_peers
 from tests.backends.following import names
 from tests.backends.stores import NOW
@@ -164,3 +166,77 @@ async def test_a_reader_never_sees_half_a_report(mesh: MeshDirectory) -> None:
             assert snapshot.problems == ()
     await writer.close()
     await reader.close()
+
+
+async def test_what_operators_declare_is_a_file_of_its_own_that_people_can_read(
+    mesh: MeshDirectory, backend: FileBackend
+) -> None:
+    spec, settings = NodeSpec(location="oregon"), PartialSettings(port=51821)
+    await backend.declare_node("a1", spec)
+    await backend.declare_settings(settings)
+    assert yaml.safe_load(mesh.read("nodes/a1.yaml")) == make_node_document("a1", spec)
+    assert yaml.safe_load(mesh.read("settings.yaml")) == make_settings_document(settings)
+
+
+async def test_settings_of_any_name_are_replaced_in_the_file_they_have_to_themselves(
+    mesh: MeshDirectory, backend: FileBackend
+) -> None:
+    document = make_settings_document(PartialSettings(port=51820), name="ours")
+    path = mesh.write("site/mesh.json", json.dumps(document, indent="\t"))
+    await backend.declare_settings(PartialSettings(port=51821))
+    assert (await backend.snapshot()).settings == PartialSettings(port=51821)
+    assert not (mesh.path / "settings.yaml").exists()
+    await backend.forget_settings()
+    assert not path.exists()
+
+
+async def test_a_node_or_settings_among_others_are_left_to_the_person_who_wrote_the_file(
+    mesh: MeshDirectory, backend: FileBackend
+) -> None:
+    settings = yaml.safe_dump(make_settings_document(PartialSettings(port=51820)))
+    path = mesh.write("mesh.yaml", f"{render_node('a1', 'oregon')}---\n{settings}")
+    before = path.read_text()
+    for what, call in (
+        ("Node a1", backend.declare_node("a1", NodeSpec())),
+        ("Node a1", backend.forget_node("a1")),
+        ("Settings mesh", backend.declare_settings(PartialSettings())),
+        ("Settings mesh", backend.forget_settings()),
+    ):
+        with pytest.raises(BackendError, match=rf"mesh\.yaml: {what} stands there among others"):
+            await call
+    assert path.read_text() == before
+
+
+async def test_a_node_dumped_from_a_cluster_is_neither_overwritten_nor_removed(
+    mesh: MeshDirectory, backend: FileBackend
+) -> None:
+    path = mesh.write("nodes/a1.yaml", "apiVersion: v1\nkind: Node\nmetadata: {name: a1}\n")
+    before = path.read_text()
+    for call in (backend.declare_node("a1", NodeSpec()), backend.forget_node("a1")):
+        with pytest.raises(BackendError, match=r"nodes/a1\.yaml: holds something else than Node"):
+            await call
+    assert path.read_text() == before
+
+
+async def test_forgetting_a_node_removes_declaration_and_report_or_neither(
+    mesh: MeshDirectory, backend: FileBackend
+) -> None:
+    await backend.declare_node("a1", NodeSpec(location="oregon"))
+    mesh.write("reports/a1.yaml", "# mine\n- a list\n")
+    with pytest.raises(BackendError, match=r"reports/a1\.yaml: holds something else"):
+        await backend.forget_node("a1")
+    assert (mesh.path / "nodes/a1.yaml").exists()
+    (mesh.path / "reports/a1.yaml").unlink()
+    await backend.publish(make_report("a1"))
+    await backend.forget_node("a1")
+    assert list_names(mesh.path / "nodes") + list_names(mesh.path / "reports") == []
+
+
+async def test_a_json_file_is_known_as_ours_whatever_its_text_holds(
+    mesh: MeshDirectory, backend: FileBackend
+) -> None:
+    # As surrogates, which JSON has and YAML has not.
+    document = json.dumps(make_node_document("a1", NodeSpec(location="\N{EARTH GLOBE AMERICAS}")))
+    mesh.write("nodes.json", document)
+    await backend.declare_node("a1", NodeSpec(location="oregon"))
+    assert json.loads(mesh.read("nodes.json"))["spec"] == {"location": "oregon"}

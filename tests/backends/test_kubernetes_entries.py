@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from kilo.backends.kubernetes.entries import Entry, decode_node, decode_peer, decode_settings
+from kilo.backends.entries import Entry
+from kilo.backends.kubernetes.entries import decode_node, decode_peer, decode_settings
 from tests.builders import make_key
 
 NODE: dict[str, Any] = {

@@ -19,7 +19,7 @@ from kilo.backends.kubernetes.credentials import (
 )
 from kilo.backends.kubernetes.execplugin import run_plugin
 from kilo.backends.kubernetes.kubeconfig import Section
-from kilo.backends.kubernetes.readfiles import ReadFiles
+from kilo.backends.readfiles import ReadFiles
 from kilo.errors import BackendError, ConfigError
 from kilo.lab.certificates import Authority
 from tests.backends.fakeapi import make_kubeconfig
@@ -28,7 +28,7 @@ SERVER = {"server": "https://192.168.0.1:6443"}
 
 
 def load(kubeconfig: str, **how: Any) -> Credentials:
-    return load_credentials(Access(kubeconfig=kubeconfig, **how), ReadFiles())
+    return load_credentials(Access(kubeconfig=kubeconfig, **how), ReadFiles("kubernetes"))
 
 
 def encode(content: bytes) -> str:
@@ -138,7 +138,7 @@ def test_of_several_files_the_first_that_names_a_thing_wins(config: Path, tmp_pa
 
 def test_every_file_that_was_read_is_watched(config: Path) -> None:
     (config.parent / "token").write_text("one")
-    files = ReadFiles()
+    files = ReadFiles("kubernetes")
     access = Access(kubeconfig=make_kubeconfig(config, cluster=SERVER, user={"tokenFile": "token"}))
     load_credentials(access, files)
     assert not files.have_changed()
@@ -149,7 +149,7 @@ def test_every_file_that_was_read_is_watched(config: Path) -> None:
 
 
 def test_a_file_that_is_missing_is_watched_for(config: Path) -> None:
-    files = ReadFiles()
+    files = ReadFiles("kubernetes")
     access = Access(kubeconfig=make_kubeconfig(config, cluster=SERVER, user={"tokenFile": "token"}))
     with pytest.raises(BackendError, match=f"token file {config.parent}/token: cannot be read"):
         load_credentials(access, files)
@@ -172,7 +172,7 @@ def test_a_file_that_is_missing_is_watched_for(config: Path) -> None:
 def test_a_master_alone_is_talked_to_without_credentials(
     access: dict[str, str], server: str
 ) -> None:
-    assert load_credentials(Access(**access), ReadFiles()) == Credentials(server=server)  # type: ignore[arg-type]  # two of its fields are text
+    assert load_credentials(Access(**access), ReadFiles("kubernetes")) == Credentials(server=server)  # type: ignore[arg-type]  # two of its fields are text
 
 
 def test_a_master_overrides_the_server_of_a_kubeconfig(config: Path) -> None:
@@ -188,7 +188,7 @@ def test_the_address_of_a_pods_server_may_be_ipv6(
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
     (tmp_path / "token").write_text("abc")
     (tmp_path / "ca.crt").write_text(Authority.create().certificate)
-    loaded = load_credentials(Access(service_account=tmp_path), ReadFiles())
+    loaded = load_credentials(Access(service_account=tmp_path), ReadFiles("kubernetes"))
     assert loaded.server == "https://[2001:db8::1]:443"
 
 

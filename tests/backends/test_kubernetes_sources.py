@@ -20,8 +20,8 @@ from kilo.backends.kubernetes.client import Client
 from kilo.backends.kubernetes.entries import decode_node
 from kilo.backends.kubernetes.remarking import Remarker
 from kilo.backends.kubernetes.sources import CRD, ObjectSource, PeerSource, SettingsSource
-from kilo.backends.kubernetes.watching import ClusterWatch, Sources
 from kilo.backends.source import BusyError, ExpiredError
+from kilo.backends.watching import StoreWatch
 from kilo.errors import BackendError
 from kilo.lab.certificates import Authority
 from kilo.mesh.model import Snapshot
@@ -114,12 +114,12 @@ async def client(api: FakeApi) -> AsyncIterator[Client]:
 
 @asynccontextmanager
 async def following(client: Client) -> AsyncIterator[AsyncIterator[Any]]:
-    watch = ClusterWatch(
-        Sources(
-            nodes=make_node_source(client),
-            peers=PeerSource(client, absent_seconds=0.2),
-            settings=SettingsSource(client, Notices("test"), forbidden_seconds=0.2),
-        )
+    watch = StoreWatch(
+        {
+            "nodes": make_node_source(client),
+            "peers": PeerSource(client, absent_seconds=0.2),
+            "settings": SettingsSource(client, Notices("test"), forbidden_seconds=0.2),
+        }
     )
     async with asyncio.timeout(LIMIT_SECONDS):
         told = watch.follow()

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from kilo.backends.kubernetes.entries import Entry, decode_node, decode_peer
-from kilo.backends.kubernetes.watching import ClusterWatch, Sources
+from kilo.backends.entries import Entry
+from kilo.backends.kubernetes.entries import decode_node, decode_peer
 from kilo.backends.source import Event, Item, Listing, Opened, Probe, Put
+from kilo.backends.watching import StoreWatch
 from kilo.errors import BackendError
 from kilo.mesh.model import Snapshot
 from tests.backends.virtualtime import in_virtual_time, now
@@ -72,6 +73,10 @@ class Cluster:
     peers: Feed
     settings: Feed
 
+    @property
+    def feeds(self) -> dict[str, Feed]:
+        return {"nodes": self.nodes, "peers": self.peers, "settings": self.settings}
+
 
 def make_entry(name: str, stamp: int, held: Item[Entry] | None = None, **more: str) -> Entry:
     annotations = {"key": str(make_key(name)), "last-seen": str(stamp)} | more
@@ -91,7 +96,7 @@ class Told:
     def __init__(self) -> None:
         self.outcomes: list[tuple[float, Snapshot | BackendError]] = []
 
-    async def take(self, watch: ClusterWatch) -> None:
+    async def take(self, watch: StoreWatch) -> None:
         async for outcome in watch.follow():
             self.outcomes.append((now(), outcome))
 
@@ -103,9 +108,7 @@ class Told:
 @asynccontextmanager
 async def watching(cluster: Cluster) -> AsyncIterator[Told]:
     told = Told()
-    watch = ClusterWatch(
-        Sources(nodes=cluster.nodes, peers=cluster.peers, settings=cluster.settings)
-    )
+    watch = StoreWatch(cluster.feeds)
     task = asyncio.ensure_future(told.take(watch))
     await asyncio.sleep(1.0)
     yield told
@@ -213,7 +216,7 @@ async def test_a_bug_is_not_an_outage() -> None:
     cluster = make_cluster()
     cluster.nodes.trouble = ZeroDivisionError()
     with pytest.raises(ExceptionGroup) as caught:
-        await Told().take(ClusterWatch(Sources(nodes=cluster.nodes, peers=Feed(), settings=Feed())))
+        await Told().take(StoreWatch(cluster.feeds))
     assert caught.group_contains(ZeroDivisionError)
 
 

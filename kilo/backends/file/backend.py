@@ -9,11 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from kilo.backends.documents import DEFAULT_TOPOLOGY_LABEL
+from kilo.backends.documents import (
+    DEFAULT_TOPOLOGY_LABEL,
+    SETTINGS_NAME,
+    make_node_document,
+    make_settings_document,
+)
 from kilo.backends.file import writing
 from kilo.backends.file.scanning import identify_directory
 from kilo.backends.file.tree import Look, Tree
@@ -22,7 +27,7 @@ from kilo.backends.news import News
 from kilo.daemonthread import DaemonThread
 from kilo.errors import BackendError
 from kilo.log import get_logger
-from kilo.mesh.model import NodeReport, Peer, Snapshot
+from kilo.mesh.model import NodeReport, NodeSpec, PartialSettings, Peer, Snapshot
 from kilo.mesh.remarks import Remarks
 
 T = TypeVar("T")
@@ -123,12 +128,28 @@ class FileBackend:
 
     async def delete_peer(self, name: str) -> None:
         """Remove the file that holds this peer alone."""
+        await self._delete("Peer", name)
+
+    async def declare_node(self, name: str, spec: NodeSpec) -> None:
+        """Write the file that holds this node alone, ``nodes/NAME.yaml`` if there is none."""
+        await self._write(lambda: make_node_document(name, spec))
+
+    async def forget_node(self, name: str) -> None:
+        """Remove the file that holds this node alone, and its report."""
 
         def delete() -> None:
             self._look()
-            writing.delete_peer(self._tree, name)
+            writing.delete_node(self._tree, name)
 
         await self._in_thread(delete)
+
+    async def declare_settings(self, settings: PartialSettings) -> None:
+        """Write the file that holds the settings alone, ``settings.yaml`` if there is none."""
+        await self._write(lambda: make_settings_document(settings))
+
+    async def forget_settings(self) -> None:
+        """Remove the file that holds the settings alone."""
+        await self._delete("Settings", SETTINGS_NAME)
 
     async def remark(self, remarks: Remarks) -> None:
         """Nothing: a directory has no place for them; the agent's log has."""
@@ -142,6 +163,20 @@ class FileBackend:
             wake.set()
         self._thread.run(self._watch.stop)
         self._thread.end()
+
+    async def _write(self, make: Callable[[], Mapping[str, object]]) -> None:
+        def write() -> None:
+            self._look()
+            writing.write_object(self._tree, make)
+
+        await self._in_thread(write)
+
+    async def _delete(self, kind: str, name: str) -> None:
+        def delete() -> None:
+            self._look()
+            writing.delete_object(self._tree, kind, name)
+
+        await self._in_thread(delete)
 
     # In the backend's thread.
 

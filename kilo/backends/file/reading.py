@@ -45,14 +45,11 @@ def read_content(directory: Path, path: str, topology_label: str) -> tuple[Conte
     """The content, and the stamp it had once it was read; None where nobody can tell."""
     try:
         data, stamp = read_bytes(directory / path)
-        text = data.decode("utf-8")
     except UnusableFileError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return NOTHING, None
-        return _make_broken(path, str(error)), None
-    except UnicodeDecodeError as error:
-        return _make_broken(path, f"is not UTF-8 text (byte {error.start + 1})"), stamp
-    return _read_text(text, path, topology_label), stamp
+        return make_broken(path, str(error)), None
+    return parse_content(data, path, topology_label), stamp
 
 
 def read_bytes(path: Path) -> tuple[bytes, Stamp]:
@@ -82,11 +79,20 @@ def describe_size(size: int) -> str:
     return f"is too large: {size} bytes, at most {MAX_BYTES} are read"
 
 
-def _make_broken(path: str, reason: str) -> Content:
+def make_broken(path: str, reason: str) -> Content:
+    """Of a file that cannot be read."""
     return Content(problems=(describe_file(path, reason),), broken=True)
 
 
-def _read_text(text: str, path: str, topology_label: str) -> Content:
+def parse_content(data: bytes, path: str, topology_label: str) -> Content:
+    """What bytes that stand in that file hold. Never raises."""
+    try:
+        return _parse_text(data.decode("utf-8"), path, topology_label)
+    except UnicodeDecodeError as error:
+        return make_broken(path, f"is not UTF-8 text (byte {error.start + 1})")
+
+
+def _parse_text(text: str, path: str, topology_label: str) -> Content:
     found: list[Found] = []
     problems: list[Problem] = []
     documents = objects = 0

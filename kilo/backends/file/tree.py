@@ -143,12 +143,12 @@ class Tree:
         except BackendError:
             return self._identity is not None
 
-    def find(self, kind: str, name: str) -> list[Place]:
-        """The files in which an object stands, as of the last look."""
+    def find(self, kind: str, name: str | None) -> list[Place]:
+        """The files in which an object stands, or any of its kind, as of the last look."""
         return [
             Place(path=path, is_alone=entry.content.objects == 1 and not entry.trouble)
             for path, entry in sorted(self._entries.items())
-            if any((one.kind, one.name) == (kind, name) for one in entry.content.found)
+            if any(one.kind == kind and name in (None, one.name) for one in entry.content.found)
         ]
 
     def forget(self, path: str) -> None:

@@ -1,4 +1,4 @@
-"""The files we write ourselves: ``reports/NAME.yaml`` and ``peers/NAME.yaml``.
+"""The files we write ourselves: reports, and what operators declare by a command.
 
 Each holds one document and is replaced in one step, so a reader finds the old or the new one.
 A file that a person wrote is never changed. Blocks on the file system.
@@ -11,12 +11,13 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import yaml
 
 from kilo.backends.documents import (
+    API_VERSION,
     check_object_name,
     make_peer_document,
     make_report_document,
@@ -30,6 +31,9 @@ from kilo.mesh.model import NodeReport, Peer
 STALE_SECONDS = 60.0
 """A temporary file older than this was left by a writer that died."""
 WORLD_READABLE, OWNER_ONLY = 0o644, 0o600
+FOLDERS = {"Node": "nodes", "NodeReport": "reports", "Peer": "peers"}
+FILES = {"Settings": "settings.yaml"}
+"""Of kinds of which there is one object in a mesh, whatever its name."""
 
 
 def write_report(directory: Path, report: NodeReport, *, last_seen: int) -> None:
@@ -37,7 +41,7 @@ def write_report(directory: Path, report: NodeReport, *, last_seen: int) -> None
 
     ``BackendError`` where the file cannot be written, or is not one of ours.
     """
-    path = _path_of(directory, "reports", "NodeReport", report.name)
+    path = _path_of(directory, "NodeReport", report.name)
     document = make_report_document(report, last_seen=last_seen)
     _check_ours(path, "NodeReport", report.name)
     _replace_file(path, document, mode=WORLD_READABLE)
@@ -45,55 +49,71 @@ def write_report(directory: Path, report: NodeReport, *, last_seen: int) -> None
 
 def delete_report(tree: Tree, name: str) -> None:
     """Remove the report of that node; absent is no error."""
-    path = _path_of(tree.directory, "reports", "NodeReport", name)
+    path = _path_of(tree.directory, "NodeReport", name)
     _check_ours(path, "NodeReport", name)
     _unlink(tree, path)
 
 
 def write_peer(tree: Tree, peer: Peer) -> None:
-    """Write the peer to the file it has to itself, or to a new one.
+    """Write the peer; see ``write_object``."""
+    mode = OWNER_ONLY if peer.preshared_key else WORLD_READABLE
+    write_object(tree, lambda: make_peer_document(peer), mode=mode)
 
-    ``BackendError`` where it stands among others: that file is a person's.
+
+def write_object(
+    tree: Tree, make: Callable[[], Mapping[str, object]], *, mode: int = WORLD_READABLE
+) -> None:
+    """Write what is made to the file that the object has to itself, or to a new one.
+
+    ``BackendError`` where it stands among others, that file being a person's, and for a
+    ``ValueError`` of ``make``.
     """
     try:
-        document = make_peer_document(peer)
+        document = make()
     except ValueError as error:
         raise BackendError(f"{tree.directory}: {error}") from error
-    mode = OWNER_ONLY if peer.preshared_key else WORLD_READABLE
-    for place in tree.find("Peer", peer.name):
-        if not place.is_alone:
-            raise _refuse_shared(tree.directory / place.path, peer.name)
-        _replace_file(tree.directory / place.path, document, mode=mode)
-        return
-    path = _path_of(tree.directory, "peers", "Peer", peer.name)
-    _check_ours(path, "Peer", peer.name)
+    kind, name = _identify(document)
+    path = next(iter(_find_own_files(tree, kind, name)), _path_of(tree.directory, kind, name))
+    _check_ours(path, kind, name)
     _replace_file(path, document, mode=mode)
 
 
-def delete_peer(tree: Tree, name: str) -> None:
-    """Remove the file that holds the peer alone; absent is no error.
+def delete_object(tree: Tree, kind: str, name: str) -> None:
+    """Remove the file that holds the object alone; absent is no error.
 
     ``BackendError`` where it stands among others: that file is a person's.
     """
-    places = tree.find("Peer", name)
+    for path in _find_own_files(tree, kind, name):
+        _check_ours(path, kind, name)
+        _unlink(tree, path)
+
+
+def delete_node(tree: Tree, name: str) -> None:
+    """Remove the node's declaration and its report: both, or neither if one is a person's."""
+    _check_ours(_path_of(tree.directory, "NodeReport", name), "NodeReport", name)
+    delete_object(tree, "Node", name)
+    delete_report(tree, name)
+
+
+def _find_own_files(tree: Tree, kind: str, name: str) -> list[Path]:
+    """Where the object stands, the one in force first; each alone in its file."""
+    places = tree.find(kind, None if kind in FILES else name)
     for place in places:
         if not place.is_alone:
-            raise _refuse_shared(tree.directory / place.path, name)
-    for place in places:
-        _unlink(tree, tree.directory / place.path)
+            raise BackendError(
+                f"{tree.directory / place.path}: {kind} {name} stands there among others:"
+                " edit that file by hand"
+            )
+    return [tree.directory / place.path for place in places]
 
 
-def _refuse_shared(path: Path, name: str) -> BackendError:
-    return BackendError(f"{path}: Peer {name} stands there among others: edit that file by hand")
-
-
-def _path_of(directory: Path, below: str, kind: str, name: str) -> Path:
+def _path_of(directory: Path, kind: str, name: str) -> Path:
     """Where the object's file is; the check of its name keeps it inside the directory."""
     try:
         check_object_name(kind, name)
     except ValueError as error:
         raise BackendError(f"{directory}: {error}") from error
-    return directory / below / f"{name}.yaml"
+    return directory / (FILES[kind] if kind in FILES else f"{FOLDERS[kind]}/{name}.yaml")
 
 
 def _check_ours(path: Path, kind: str, name: str) -> None:
@@ -108,17 +128,24 @@ def _check_ours(path: Path, kind: str, name: str) -> None:
         raise BackendError(f"{path}: {error}") from error
     except UnicodeDecodeError as error:
         raise BackendError(f"{path}: is not UTF-8 text, so not a file of ours") from error
-    documents = list(load_documents(text, as_json=False))
-    values = [document.value for document in documents]
-    if values and not (len(values) == 1 and _identify(values[0]) == (kind, name)):
-        raise BackendError(f"{path}: holds something else than {kind} {name}: not overwritten")
+    documents = list(load_documents(text, as_json=path.suffix == ".json"))
+    if documents and not (len(documents) == 1 and _is_that(documents[0].value, kind, name)):
+        raise BackendError(f"{path}: holds something else than {kind} {name}: left as it is")
 
 
-def _identify(value: object) -> tuple[object, object]:
-    metadata = value.get("metadata") if isinstance(value, dict) else None
-    if not isinstance(value, dict) or not isinstance(metadata, dict):
-        return None, None
-    return value.get("kind"), metadata.get("name")
+def _is_that(value: object, kind: str, name: str) -> bool:
+    """Whether it is the object, in the schema's own form: a ``v1`` Node is a cluster's."""
+    if not isinstance(value, dict) or value.get("apiVersion") != API_VERSION:
+        return False
+    found_kind, found_name = _identify(value)
+    return found_kind == kind and (kind in FILES or found_name == name)
+
+
+def _identify(document: Mapping[str, object]) -> tuple[str, str]:
+    """Kind and name; empty where there are none."""
+    metadata = document.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    return str(document.get("kind", "")), str(name or "")
 
 
 def _replace_file(path: Path, document: Mapping[str, object], *, mode: int) -> None:

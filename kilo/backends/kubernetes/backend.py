@@ -15,8 +15,10 @@ from kilo.backends.documents import (
     check_object_name,
     make_peer_document,
 )
-from kilo.backends.kubernetes.client import MERGE_PATCH, ApiError, Client
-from kilo.backends.kubernetes.entries import decode_node, join_entries
+from kilo.backends.entries import join_entries
+from kilo.backends.kubernetes.client import ApiError, Client
+from kilo.backends.kubernetes.declaring import Declarer, annotate_node
+from kilo.backends.kubernetes.entries import decode_node
 from kilo.backends.kubernetes.remarking import Remarker
 from kilo.backends.kubernetes.sources import (
     CRD_NAME,
@@ -27,9 +29,9 @@ from kilo.backends.kubernetes.sources import (
     PeerSource,
     SettingsSource,
 )
-from kilo.backends.kubernetes.watching import ClusterWatch, Sources
+from kilo.backends.watching import StoreWatch
 from kilo.errors import BackendError, flatten_errors
-from kilo.mesh.model import NodeReport, Peer, Snapshot
+from kilo.mesh.model import NodeReport, NodeSpec, PartialSettings, Peer, Snapshot
 from kilo.mesh.remarks import Remarks
 from kilo.notices import Notices
 
@@ -53,18 +55,19 @@ class KubernetesBackend:
         self._client = client
         self._wall_clock = wall_clock
         decode = partial(decode_node, topology_label=topology_label)
-        self._sources = Sources(
-            nodes=ObjectSource(client, NODES, decode),
-            peers=PeerSource(client),
-            settings=SettingsSource(client, Notices("kubernetes")),
-        )
+        self._sources: dict[str, ObjectSource] = {
+            "nodes": ObjectSource(client, NODES, decode),
+            "peers": PeerSource(client),
+            "settings": SettingsSource(client, Notices("kubernetes")),
+        }
+        self._declarer = Declarer(client)
         self._remarker = Remarker(client)
-        self._watches: weakref.WeakSet[ClusterWatch] = weakref.WeakSet()
+        self._watches: weakref.WeakSet[StoreWatch] = weakref.WeakSet()
         self._is_closed = False
 
     def watch(self) -> AsyncGenerator[Snapshot | BackendError, None]:
         """The snapshot now and after every change; see the contract."""
-        watch = ClusterWatch(self._sources)
+        watch = StoreWatch(self._sources)
         self._watches.add(watch)
         if self._is_closed:
             watch.end()
@@ -75,23 +78,18 @@ class KubernetesBackend:
         self._check_open()
         try:
             async with asyncio.TaskGroup() as group:
-                nodes = group.create_task(self._sources.nodes.list({}))
-                peers = group.create_task(self._sources.peers.list({}))
-                settings = group.create_task(self._sources.settings.list({}))
+                lists = [group.create_task(one.list({})) for one in self._sources.values()]
         except* BackendError as errors:
             raise flatten_errors(errors)[0] from None
-        return join_entries(
-            nodes=nodes.result().items,
-            peers=peers.result().items,
-            settings=settings.result().items,
-        )
+        return join_entries([one.result().items for one in lists])
 
     async def publish(self, report: NodeReport) -> None:
         """Replace our annotations of the Node, all in one patch."""
+        self._check_open()
         last_seen = int(self._wall_clock())
         annotations = make_report_annotations(report, last_seen=last_seen)
         try:
-            await self._annotate(report.name, annotations)
+            await annotate_node(self._client, report.name, annotations)
         except ApiError as error:
             if error.status != NOT_FOUND:
                 raise
@@ -102,8 +100,9 @@ class KubernetesBackend:
 
     async def withdraw(self, name: str) -> None:
         """Remove our annotations of the Node, whichever of them are there."""
+        self._check_open()
         try:
-            await self._annotate(name, dict.fromkeys(REPORTED_ANNOTATIONS))
+            await annotate_node(self._client, name, dict.fromkeys(REPORTED_ANNOTATIONS))
         except ApiError as error:
             if error.status != NOT_FOUND:
                 raise
@@ -130,6 +129,26 @@ class KubernetesBackend:
             if error.status != NOT_FOUND:
                 raise
 
+    async def declare_node(self, name: str, spec: NodeSpec) -> None:
+        """Replace the operator's annotations of the Node."""
+        self._check_open()
+        await self._declarer.declare_node(name, spec)
+
+    async def forget_node(self, name: str) -> None:
+        """Remove the operator's annotations of the Node, and its agent's."""
+        self._check_open()
+        await self._declarer.forget_node(name)
+
+    async def declare_settings(self, settings: PartialSettings) -> None:
+        """Write the ConfigMap of the settings."""
+        self._check_open()
+        await self._declarer.declare_settings(settings)
+
+    async def forget_settings(self) -> None:
+        """Delete the ConfigMap of the settings."""
+        self._check_open()
+        await self._declarer.forget_settings()
+
     async def remark(self, remarks: Remarks) -> None:
         """Events, and the status of Peers."""
         self._check_open()
@@ -152,13 +171,6 @@ class KubernetesBackend:
             check_object_name(kind, name)
         except ValueError as error:
             raise BackendError(f"kubernetes: {error}") from error
-
-    async def _annotate(self, name: str, annotations: dict[str, Any]) -> None:
-        """Set these annotations, None to remove one; all others stay."""
-        self._check_open()
-        self._check_name("Node", name)
-        patch = {"metadata": {"annotations": annotations}}
-        await self._client.call("PATCH", f"{NODES}/{name}", body=patch, content_type=MERGE_PATCH)
 
     async def _create_peer(self, document: dict[str, Any]) -> bool:
         """Whether it was not there."""

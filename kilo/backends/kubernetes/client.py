@@ -19,7 +19,7 @@ from kilo.backends.kubernetes.connection import Answer, Ask, Connection
 from kilo.backends.kubernetes.credentials import Access, load_credentials, read_namespace
 from kilo.backends.kubernetes.failures import ApiError
 from kilo.backends.kubernetes.lines import LineSplitter, TooLongError
-from kilo.backends.kubernetes.readfiles import ReadFiles
+from kilo.backends.readfiles import ReadFiles
 from kilo.daemonthread import run_in_daemon_thread
 from kilo.errors import BackendError
 from kilo.log import get_logger
@@ -44,7 +44,7 @@ class Client:
     def __init__(self, access: Access) -> None:
         """Reads nothing yet: a token that comes late is an error of the first call only."""
         self._access = access
-        self._files = ReadFiles()
+        self._files = ReadFiles("kubernetes")
         self._looked_at = self._loaded_at = 0.0
         self._loading = asyncio.Lock()  # many may ask at once, and a plugin must run once
         self._current: Connection | None = None
@@ -159,7 +159,7 @@ class Client:
     async def _load(self) -> Connection:
         """Read the credentials. A connection stays in use if they are what they were."""
         access = self._access
-        self._files = files = ReadFiles()
+        self._files = files = ReadFiles("kubernetes")
         self._looked_at = time.monotonic()
         # In a daemon thread: reads files, which may be far away, and waits for plugins.
         loaded = await self._run(lambda: Connection(load_credentials(access, files)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -21,6 +20,7 @@ from kubernetes.aio.client.rest import RESTClientObject
 from kilo import __version__
 from kilo.backends.kubernetes.credentials import Credentials
 from kilo.backends.kubernetes.failures import CONNECT_SECONDS, Target, translate
+from kilo.backends.tls import present_certificate
 from kilo.daemonthread import run_in_daemon_thread
 from kilo.errors import BackendError
 
@@ -212,28 +212,11 @@ def _make_rest(credentials: Credentials) -> _Rest:
         ) from error
     # As Go's TLS: CAs made by older kubeadms lack extensions that Python 3.13 insists on.
     rest.ssl_context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    _present_certificate(rest.ssl_context, credentials)
+    if credentials.certificate:
+        present_certificate(
+            rest.ssl_context, credentials.certificate, credentials.key, store="kubernetes"
+        )
     return rest
-
-
-def _present_certificate(context: ssl.SSLContext, credentials: Credentials) -> None:
-    """Give the TLS context our certificate and key, if we have one.
-
-    OpenSSL reads them from a file only; it is one in memory, so the key never is on a disk.
-    """
-    if not credentials.certificate:
-        return
-    with os.fdopen(os.memfd_create("client-certificate"), "wb") as file:
-        file.write(credentials.certificate + b"\n" + credentials.key)
-        file.flush()
-        try:
-            # The empty passphrase: OpenSSL would ask for one at the terminal.
-            context.load_cert_chain(f"/proc/self/fd/{file.fileno()}", password="")
-        except (ssl.SSLError, OSError) as error:
-            raise BackendError(
-                "kubernetes: the client certificate or its key is no PEM, has a passphrase, "
-                "or the two are no pair"
-            ) from error
 
 
 def _open_socket(address: tuple[Any, ...]) -> socket.socket:

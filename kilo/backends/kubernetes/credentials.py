@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from kilo.backends.kubernetes.execplugin import check_plugin, run_plugin
 from kilo.backends.kubernetes.kubeconfig import Context, Section, read_context
-from kilo.backends.kubernetes.readfiles import ReadFiles
+from kilo.backends.readfiles import ReadFiles
 from kilo.errors import BackendError, ConfigError
 
 HOST, PORT = "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"
@@ -95,7 +95,7 @@ def check_access(access: Access) -> None:
     """
     try:
         if access.kubeconfig:
-            _read_checked_context(access, ReadFiles())
+            _read_checked_context(access, ReadFiles("kubernetes"))
         elif access.master:
             _parse_server(access.master, "--master", scheme="http")
         else:

@@ -1,42 +1,25 @@
 """An object of a cluster -> what it adds to the mesh, decoded only as far as it changed.
 
-A Node of 12 KB arrives whenever its agent or its kubelet checks in, and hardly ever is there
-anything in it that we want: that is seen by comparing the few raw values that matter, its
-*essence*, with those before.
+A Node of 12 KB arrives whenever its agent or its kubelet checks in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from kilo.backends.annotations import PREFIX
 from kilo.backends.documents import API_VERSION, Reading, read_document
+from kilo.backends.entries import Entry
 from kilo.backends.formats import LATEST_SECOND
 from kilo.backends.kubernetes.settings import read_config_map
-from kilo.backends.objects import join_objects, sort_problems
-from kilo.backends.source import Item
-from kilo.mesh.model import PartialSettings, Problem, Snapshot
+from kilo.backends.objects import join_objects
+from kilo.mesh.model import Snapshot
 
 LAST_SEEN = f"{PREFIX}last-seen"
 SOURCE = ""
 """An object of a cluster stands nowhere but under its own name."""
-
-Items = Mapping[str, Item["Entry"]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One object of the cluster."""
-
-    essence: object = field(default=None, repr=False)
-    """The raw values that ``part`` was made from; a peer's hold its preshared key."""
-    part: Snapshot
-    """What the object adds; the very same value for as long as the essence is equal."""
-    last_seen: int | None = None
-    """The stamp of a Node's agent, Unix seconds."""
 
 
 def decode_node(document: Mapping[str, Any], held: Entry | None, *, topology_label: str) -> Entry:
@@ -84,36 +67,6 @@ def decode_settings(document: Mapping[str, Any], held: Entry | None) -> Entry:
     if held is not None and held.essence == essence:
         return held
     return Entry(essence=essence, part=_join(read_config_map(document)))
-
-
-def make_problem_entry(problem: Problem) -> Entry:
-    """What stands in for an object that there is not, and should be."""
-    return Entry(part=Snapshot(problems=(problem,)))
-
-
-def join_entries(*, nodes: Items, peers: Items, settings: Items) -> Snapshot:
-    """The mesh that all of these objects describe."""
-    parts = [item.value.part for items in (nodes, peers, settings) for item in items.values()]
-    return Snapshot(
-        nodes=tuple(sorted((n for part in parts for n in part.nodes), key=lambda n: n.name)),
-        peers=tuple(sorted((p for part in parts for p in part.peers), key=lambda p: p.name)),
-        settings=next((part.settings for part in parts if part.settings), PartialSettings()),
-        problems=sort_problems(problem for part in parts for problem in part.problems),
-        last_seen=read_stamps(nodes.values()),
-    )
-
-
-def read_stamps(nodes: Iterable[Item[Entry]]) -> Mapping[str, int]:
-    """Node name -> Unix seconds, of those that report."""
-    return MappingProxyType(
-        {
-            node.name: entry.last_seen
-            for entry in (item.value for item in nodes)
-            if entry.last_seen is not None
-            for node in entry.part.nodes
-            if node.report is not None
-        }
-    )
 
 
 def _join(reading: Reading) -> Snapshot:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from kilo.backends.kubernetes.readfiles import ReadFiles
+from kilo.backends.readfiles import ReadFiles
 from kilo.backends.yamltext import load_documents
 from kilo.errors import BackendError
 

@@ -6,6 +6,7 @@ but Settings may stand in it: nodes and peers are objects of the cluster's own.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -90,12 +91,19 @@ def _describe(source: str, reason: str, *, field: str = "") -> Problem:
     return Problem(source=source, object="", field=field, reason=reason)
 
 
+def render_settings(settings: PartialSettings, entry: str = ENTRY) -> str:
+    """The text of an entry of that name from which these settings are read."""
+    document = make_settings_document(settings)
+    if entry.endswith(".json"):
+        return json.dumps(document, indent=2) + "\n"
+    return yaml.safe_dump(document, sort_keys=False)
+
+
 def make_config_map(settings: PartialSettings, *, namespace: str) -> dict[str, object]:
     """The ConfigMap, ``v1``, from which ``read_config_map`` reads these settings."""
-    text = yaml.safe_dump(make_settings_document(settings), sort_keys=False)
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": SETTINGS_NAME, "namespace": namespace},
-        "data": {ENTRY: text},
+        "data": {ENTRY: render_settings(settings)},
     }

@@ -10,16 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from kilo.backends.documents import API_VERSION
+from kilo.backends.entries import Entry, Items, make_problem_entry
 from kilo.backends.fields import shorten
 from kilo.backends.kubernetes.client import ApiError, Client
-from kilo.backends.kubernetes.entries import (
-    SOURCE,
-    Entry,
-    Items,
-    decode_peer,
-    decode_settings,
-    make_problem_entry,
-)
+from kilo.backends.kubernetes.entries import SOURCE, decode_peer, decode_settings
 from kilo.backends.kubernetes.settings import SETTINGS_NAME
 from kilo.backends.source import (
     Bookmark,

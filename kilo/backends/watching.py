@@ -1,4 +1,4 @@
-"""One watch of a whole cluster: three collections, told as one stream of snapshots.
+"""One watch of a whole store: its collections, told as one stream of snapshots.
 
 A change is told at once, save that a burst of changes is told as one. Heartbeats come by the
 dozen a second in a big mesh and are told once a second.
@@ -7,11 +7,11 @@ dozen a second in a big mesh and are told once a second.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from kilo.backends.kubernetes.entries import Entry, join_entries, read_stamps
+from kilo.backends.entries import Entry, join_entries, read_stamps
 from kilo.backends.listwatch import FOLLOWER, PULSE, Collection
 from kilo.backends.news import News
 from kilo.backends.source import Source
@@ -23,33 +23,19 @@ DEBOUNCE_SECONDS, MAX_DEBOUNCE_SECONDS = 0.02, 0.25
 HEARTBEATS_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
-    """What is in a cluster for us."""
+class StoreWatch:
+    """Follows a store until stopped. Made for one use."""
 
-    nodes: Source[Entry]
-    peers: Source[Entry]
-    settings: Source[Entry]
-
-
-class ClusterWatch:
-    """Follows a cluster until stopped. Made for one use."""
-
-    def __init__(self, sources: Sources) -> None:
-        self._nodes = Collection(sources.nodes, _Listener(self, "nodes"), pace=PULSE)
-        pulse = self._nodes.heard
-        self._peers = Collection(
-            sources.peers, _Listener(self, "peers"), pace=FOLLOWER, pulse=pulse
-        )
-        self._settings = Collection(
-            sources.settings, _Listener(self, "settings"), pace=FOLLOWER, pulse=pulse
-        )
+    def __init__(self, sources: Mapping[str, Source[Entry]]) -> None:
+        """``sources``: by the names of their collections, the pulse first."""
         # The pulse first: where it fails, that is what to tell.
-        self._collections = {
-            "nodes": self._nodes,
-            "peers": self._peers,
-            "settings": self._settings,
-        }
+        self._collections: dict[str, Collection[Entry]] = {}
+        pulse: asyncio.Event | None = None
+        for name, source in sources.items():
+            pace = PULSE if pulse is None else FOLLOWER
+            collection = Collection(source, _Listener(self, name), pace=pace, pulse=pulse)
+            self._collections[name] = collection
+            pulse = pulse or collection.heard
         self._snapshot: Snapshot | None = None
         """The last one joined; None once anything but a stamp has changed."""
         self._wake = asyncio.Event()
@@ -64,7 +50,7 @@ class ClusterWatch:
         if self._is_ended:
             return
         news = News()
-        self._runner = runner = asyncio.create_task(self._run(), name="kubernetes watch")
+        self._runner = runner = asyncio.create_task(self._run(), name="store watch")
         runner.add_done_callback(lambda _: self._wake.set())
         try:
             while True:
@@ -153,13 +139,11 @@ class ClusterWatch:
         return self._join() if all(one.is_listed for one in collections) else None
 
     def _join(self) -> Snapshot:
-        nodes = self._nodes.items
+        held = [one.items for one in self._collections.values()]
         if self._snapshot is None:
-            self._snapshot = join_entries(
-                nodes=nodes, peers=self._peers.items, settings=self._settings.items
-            )
+            self._snapshot = join_entries(held)
         elif self._has_stamps:
-            self._snapshot = replace(self._snapshot, last_seen=read_stamps(nodes.values()))
+            self._snapshot = replace(self._snapshot, last_seen=read_stamps(held))
         self._has_stamps = False
         return self._snapshot
 
@@ -167,7 +151,7 @@ class ClusterWatch:
 class _Listener:
     """Of one collection."""
 
-    def __init__(self, watch: ClusterWatch, name: str) -> None:
+    def __init__(self, watch: StoreWatch, name: str) -> None:
         self._watch = watch
         self._name = name
 

@@ -19,7 +19,9 @@ class ReadFiles:
     Everything here blocks on the file system.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, store: str) -> None:
+        """``store``: what messages begin with, ``etcd`` say."""
+        self._store = store
         self._marks: dict[Path, Mark] = {}
 
     def read(self, path: Path, what: str) -> bytes:
@@ -31,9 +33,9 @@ class ReadFiles:
                 content = file.read(MAX_BYTES + 1)
         except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
             reason = getattr(error, "strerror", None) or str(error)
-            raise BackendError(f"kubernetes: {what} {path}: cannot be read: {reason}") from error
+            raise BackendError(f"{self._store}: {what} {path}: cannot be read: {reason}") from error
         if len(content) > MAX_BYTES:
-            raise BackendError(f"kubernetes: {what} {path}: is larger than {MAX_BYTES} bytes")
+            raise BackendError(f"{self._store}: {what} {path}: is larger than {MAX_BYTES} bytes")
         return content
 
     def read_text(self, path: Path, what: str) -> str:
@@ -41,7 +43,7 @@ class ReadFiles:
         try:
             return self.read(path, what).decode()
         except UnicodeDecodeError as error:
-            raise BackendError(f"kubernetes: {what} {path}: is not UTF-8 text") from error
+            raise BackendError(f"{self._store}: {what} {path}: is not UTF-8 text") from error
 
     def watch(self, path: Path) -> bool:
         """Whether the file is there; its coming or going counts as a change."""
