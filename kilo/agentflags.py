@@ -14,10 +14,20 @@ from kilo.dataplane.firewall import Choice
 from kilo.engine import CleanUp
 from kilo.errors import ConfigError
 from kilo.flags import BOOL, DURATION, STRING, Flag, FlagSet, Kind, Parsed
-from kilo.flagvalues import INTERFACE, MTU, NETWORKS, OPTIONAL_PATH, PATH, PORT
+from kilo.flagvalues import (
+    ENDPOINT,
+    INTERFACE,
+    LOCATION,
+    MTU,
+    NETWORKS,
+    OPTIONAL_PATH,
+    PATH,
+    PORT,
+    SECONDS,
+)
 from kilo.log import LEVELS
 from kilo.mesh.host import CNI_BRIDGE, AddressPolicy
-from kilo.mesh.model import Encapsulation, Granularity, PartialSettings, Settings
+from kilo.mesh.model import Encapsulation, Granularity, NodeSpec, PartialSettings, Settings
 from kilo.mesh.view import Compatibility, RenderOptions
 from kilo.storeflags import STORE_FLAGS, find_backend, find_kinds
 
@@ -116,7 +126,33 @@ OWN_FLAGS: tuple[Flag[Any], ...] = (
     Flag("subnet", NETWORKS, Settings().subnets, "where WireGuard addresses come from"),
     Flag("version", BOOL, default=False, help="print the version and end"),
 )
-FLAGS = tuple(sorted((*STORE_FLAGS, *OWN_FLAGS), key=lambda flag: flag.name))
+REGISTRATION_FLAGS: tuple[Flag[Any], ...] = (
+    Flag(
+        "allowed-location-ip",
+        NETWORKS,
+        (),
+        "of --backend=etcd: declares what is reached through this node's location",
+    ),
+    Flag(
+        "endpoint",
+        ENDPOINT,
+        None,
+        "of --backend=etcd: declares where others find this node",
+        default_text="",
+    ),
+    Flag("leader", BOOL, default=False, help="of --backend=etcd: declares this node as a leader"),
+    Flag("location", LOCATION, "", "of --backend=etcd: declares this node's location"),
+    Flag(
+        "persistent-keepalive",
+        SECONDS,
+        0,
+        "of --backend=etcd: declares that this node is behind NAT",
+        default_text="",
+    ),
+    Flag("pod-subnet", NETWORKS, (), "of --backend=etcd: declares this node's pod subnets"),
+)
+"""What to declare of this node where nobody has declared it yet."""
+FLAGS = tuple(sorted((*STORE_FLAGS, *OWN_FLAGS, *REGISTRATION_FLAGS), key=lambda flag: flag.name))
 
 FLAG_SET = FlagSet(
     "kg",
@@ -145,6 +181,17 @@ SETTINGS: Mapping[str, str] = {
     "resync-period": "resync_period_seconds",
 }
 """Flags that win over the store's settings, and what they are called there."""
+
+
+DECLARED: Mapping[str, str] = {
+    "allowed-location-ip": "allowed_location_ips",
+    "endpoint": "endpoint",
+    "leader": "leader",
+    "location": "location",
+    "persistent-keepalive": "persistent_keepalive_seconds",
+    "pod-subnet": "pod_subnets",
+}
+"""The flags of a node's registration, and what they are called in its declaration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +240,7 @@ def parse_agent_flags(words: Sequence[str], environ: Mapping[str, str]) -> Agent
         command=command,
         shell=find_shell(parsed.arguments),
         name=find_name(values["hostname"]),
-        backend=find_backend(parsed),
+        backend=replace(find_backend(parsed), registration=find_registration(parsed)),
         interface=interface,
         create_interface=values["create-interface"],
         listen=values["listen"],
@@ -265,6 +312,28 @@ def find_defaults(parsed: Parsed) -> Settings:
     """The settings where nobody says otherwise; a cluster's are Kilo's."""
     encapsulation = Encapsulation.ALWAYS if is_in_cluster(parsed) else Encapsulation.NEVER
     return replace(Settings(), encapsulation=encapsulation)
+
+
+def find_registration(parsed: Parsed) -> NodeSpec | None:
+    """What to declare of this node if nobody has; None where no flag says anything of it.
+
+    ``ConfigError`` where its declaration is not the agent's to write.
+    """
+    given = {flag: parsed.values[flag] for flag in DECLARED if parsed.given(flag)}
+    kind, others = find_kinds(parsed)
+    for flag, value in given.items():
+        if kind != "etcd":
+            raise ConfigError(
+                f"--{flag} {_show(value)!r}: is for --backend=etcd,"
+                f" and this is --backend={','.join((kind, *others))}"
+            )
+    return NodeSpec(**{DECLARED[flag]: given[flag] for flag in given}) if given else None
+
+
+def _show(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def find_name(given: str) -> str:

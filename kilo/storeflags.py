@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from kilo.backends.documents import DEFAULT_TOPOLOGY_LABEL
+from kilo.backends.etcd.config import DEFAULT_ENDPOINTS, DEFAULT_PREFIX, EtcdConfig
 from kilo.backends.opening import (
     BACKENDS,
     DEFAULT_DIRECTORY,
-    DEFAULT_ETCD_ENDPOINTS,
-    DEFAULT_ETCD_PREFIX,
     BackendConfig,
-    EtcdConfig,
 )
 from kilo.errors import ConfigError
 from kilo.flags import STRING, STRINGS, Flag, Parsed
@@ -48,7 +46,7 @@ STORE_FLAGS: tuple[Flag[Any], ...] = (
     Flag(
         "etcd-endpoints",
         STRINGS,
-        DEFAULT_ETCD_ENDPOINTS,
+        DEFAULT_ENDPOINTS,
         "of --backend=etcd: the store's members, as URLs or host:port",
     ),
     Flag(
@@ -65,7 +63,7 @@ STORE_FLAGS: tuple[Flag[Any], ...] = (
         "of --backend=etcd: file that holds the password",
         default_text="",
     ),
-    Flag("etcd-prefix", STRING, DEFAULT_ETCD_PREFIX, "of --backend=etcd: what all keys begin with"),
+    Flag("etcd-prefix", STRING, DEFAULT_PREFIX, "of --backend=etcd: what all keys begin with"),
     Flag("etcd-username", STRING, "", "of --backend=etcd: who asks"),
     Flag("kubeconfig", STRING, "", "of --backend=kubernetes: path of a kubeconfig"),
     Flag("master", STRING, "", "of --backend=kubernetes: address of the API server"),

@@ -11,7 +11,8 @@ import pytest
 from kilo.agentflags import AgentConfig, parse_agent_flags
 from kilo.dataplane.firewall import Choice
 from kilo.errors import ConfigError
-from kilo.mesh.model import Encapsulation
+from kilo.mesh.model import Encapsulation, Endpoint, NodeSpec
+from tests.builders import networks
 
 CLUSTER = "--backend=kubernetes --cni=false --encapsulate=never --hostname=a1"
 
@@ -115,3 +116,58 @@ def test_the_refusal_is_one_line_on_standard_error() -> None:
     assert done.stderr == (
         "kg: --master 'x': is for --backend=kubernetes, and this is --backend=file\n"
     )
+
+
+def test_what_an_agent_declares_of_its_node_is_said_by_flags() -> None:
+    config = parse(
+        "--backend=etcd --location=oregon --pod-subnet=10.2.1.0/24,fd00:2:1::/64 --leader"
+        " --allowed-location-ip 192.168.1.50/32 --allowed-location-ip 192.168.1.51/32"
+        " --endpoint=[2001:db8::7]:51820",
+        KG_PERSISTENT_KEEPALIVE="10",
+    )
+    assert config.backend.registration == NodeSpec(
+        location="oregon",
+        pod_subnets=networks("10.2.1.0/24", "fd00:2:1::/64"),
+        leader=True,
+        allowed_location_ips=networks("192.168.1.50/32", "192.168.1.51/32"),
+        endpoint=Endpoint(host="2001:db8::7", port=51820),
+        persistent_keepalive_seconds=10,
+    )
+
+
+def test_without_such_a_flag_an_agent_declares_nothing() -> None:
+    assert parse("--backend=etcd").backend.registration is None
+    assert parse("--backend=etcd --location=").backend.registration == NodeSpec()
+
+
+@pytest.mark.parametrize(
+    ("flag", "shown"),
+    [
+        ("--location=oregon", "--location 'oregon'"),
+        ("--pod-subnet=10.2.1.0/24,fd00::/64", "--pod-subnet '10.2.1.0/24,fd00::/64'"),
+        ("--leader", "--leader 'true'"),
+        ("--allowed-location-ip=10.9.0.1/32", "--allowed-location-ip '10.9.0.1/32'"),
+        ("--endpoint=a.example.com:1", "--endpoint 'a.example.com:1'"),
+        ("--persistent-keepalive=7", "--persistent-keepalive '7'"),
+    ],
+)
+@pytest.mark.parametrize("backends", ["file", "kubernetes", "kubernetes,etcd"])
+def test_elsewhere_nodes_are_declared_by_others(flag: str, shown: str, backends: str) -> None:
+    assert complaint(f"--backend={backends} {flag}") == (
+        f"{shown}: is for --backend=etcd, and this is --backend={backends}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "reason"),
+    [
+        (f"--location={'a' * 254}", "is not a location: up to 253 printable characters"),
+        ("--pod-subnet=10.2.1.1/24", "is not a CIDR without host bits, such as 10.4.0.0/16"),
+        ("--persistent-keepalive=65536", "is not within 0-65535"),
+        ("--endpoint=198.51.100.7", "is not host:port"),
+        ("--endpoint=300.51.100.7:1", "has a malformed address"),
+    ],
+)
+def test_what_no_node_can_be_declared_with_is_refused(flag: str, reason: str) -> None:
+    name, _, value = flag.partition("=")
+    assert complaint(f"--backend=etcd {flag}") == f"{name} {value!r}: {reason}"

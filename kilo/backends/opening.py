@@ -4,35 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kilo.backends.base import Backend
 from kilo.backends.documents import DEFAULT_TOPOLOGY_LABEL
+from kilo.backends.etcd.config import EtcdConfig
+from kilo.backends.joining import JoinedBackend
+from kilo.backends.parts import ORDER
 from kilo.errors import ConfigError
 from kilo.mesh.model import NodeSpec
 
-BACKENDS = ("kubernetes", "etcd", "file")
+BACKENDS = ORDER
 DEFAULT_DIRECTORY = Path("/etc/kilo/mesh")
-DEFAULT_ETCD_ENDPOINTS = ("http://127.0.0.1:2379",)
-DEFAULT_ETCD_PREFIX = "/kilo"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EtcdConfig:
-    """Where an etcd is, and who asks it."""
-
-    endpoints: tuple[str, ...] = DEFAULT_ETCD_ENDPOINTS
-    """Its members: ``http://host:port``, ``https://host:port``, or ``host:port``."""
-    prefix: str = DEFAULT_ETCD_PREFIX
-    """What all keys begin with."""
-    cacert: Path | None = None
-    """PEM; None: the system's authorities."""
-    cert: Path | None = None
-    key: Path | None = None
-    username: str = ""
-    password_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,28 +36,37 @@ class BackendConfig:
     """Of the kubernetes backend: path of a kubeconfig; in-cluster where ``master`` is empty too."""
     master: str = ""
     """Of the kubernetes backend: URL of the API server; wins over the kubeconfig's."""
-    etcd: EtcdConfig = EtcdConfig()
+    etcd: EtcdConfig = field(default_factory=EtcdConfig)
     registration: NodeSpec | None = None
     """Of the etcd backend: what to declare of this host's node if nobody has declared it."""
 
 
 async def open_backend(config: BackendConfig) -> Backend:
-    """The backend, ready for use and to be closed by the caller.
+    """The backend, ready for use and to be closed by the caller; several are joined to one.
 
     ``ConfigError`` for one that there is not, and for flags of no use. A store that cannot be
     reached is no error here: the backend says so when it is used.
     """
+    if not config.others:
+        return await _open_one(config)
+    async with AsyncExitStack() as opened:
+        stores: dict[str, Backend] = {}
+        for kind in (config.kind, *config.others):
+            stores[kind] = await _open_one(replace(config, kind=kind, others=()))
+            opened.push_async_callback(stores[kind].close)
+        opened.pop_all()
+    return JoinedBackend(stores)
+
+
+async def _open_one(config: BackendConfig) -> Backend:
     if config.kind not in BACKENDS:
         raise ConfigError(f"--backend={config.kind}: is not one of {', '.join(BACKENDS)}")
     match config.kind:
         case "kubernetes":
             return await _open_kubernetes(config)
-        case "file":
-            return _open_file(config)
-    raise ConfigError(
-        f"--backend={config.kind} comes with a later release;"
-        " --backend=kubernetes and --backend=file work"
-    )
+        case "etcd":
+            return _open_etcd(config)
+    return _open_file(config)
 
 
 @asynccontextmanager
@@ -102,3 +96,14 @@ async def _open_kubernetes(config: BackendConfig) -> Backend:
     access = Access(kubeconfig=config.kubeconfig, master=config.master)
     await asyncio.to_thread(check_access, access)  # blocks: reads files
     return KubernetesBackend(Client(access), topology_label=config.topology_label)
+
+
+def _open_etcd(config: BackendConfig) -> Backend:
+    from kilo.backends.etcd.backend import EtcdBackend  # noqa: PLC0415 - see above
+    from kilo.backends.etcd.client import Client  # noqa: PLC0415 - see above
+    from kilo.backends.etcd.endpoints import read_prefix  # noqa: PLC0415 - see above
+    from kilo.backends.etcd.keys import Keys  # noqa: PLC0415 - see above
+    from kilo.backends.etcd.registration import Registrar  # noqa: PLC0415 - see above
+
+    client, keys = Client(config.etcd), Keys(read_prefix(config.etcd.prefix))
+    return EtcdBackend(client, keys, registration=Registrar(client, keys, config.registration))

@@ -27,6 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 LIFETIME = timedelta(days=365)
 CLOCK_SKEW = timedelta(hours=1)
 """Valid from a while ago: the clocks of emulated machines differ."""
+SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,24 +82,35 @@ class Authority:
         """Keep it there, for ``open``; ``ca.crt`` is what clients trust."""
         Credential(certificate=self.certificate, key=encode_key(self._key)).write(directory, "ca")
 
-    def issue_server(self, hosts: Sequence[str]) -> Credential:
-        """For a server reached under these DNS names and addresses; at least one."""
-        names = x509.SubjectAlternativeName([_make_alternative(host) for host in hosts])
-        return self._issue(_make_name(hosts[0]), ExtendedKeyUsageOID.SERVER_AUTH, [names])
+    def issue_server(self, hosts: Sequence[str], *, lifetime: timedelta = LIFETIME) -> Credential:
+        """For a server reached under these DNS names and addresses; at least one.
 
-    def issue_client(self, user: str, *, groups: Iterable[str] = ()) -> Credential:
-        """For a user of Kubernetes, who is known by the common name, in these groups."""
-        return self._issue(_make_name(user, groups), ExtendedKeyUsageOID.CLIENT_AUTH, [])
+        It is valid for ``lifetime`` from now, or was until then if that is negative.
+        """
+        names = [_make_alternatives(hosts)]
+        return self._issue(_make_name(hosts[0]), [SERVER], names, lifetime=lifetime)
+
+    def issue_peer(self, hosts: Sequence[str]) -> Credential:
+        """For a member of a cluster, a server for the others and a client of theirs."""
+        return self._issue(_make_name(hosts[0]), [SERVER, CLIENT], [_make_alternatives(hosts)])
+
+    def issue_client(
+        self, user: str, *, groups: Iterable[str] = (), lifetime: timedelta = LIFETIME
+    ) -> Credential:
+        """For a user of Kubernetes or etcd, who is known by the common name, in these groups."""
+        return self._issue(_make_name(user, groups), [CLIENT], [], lifetime=lifetime)
 
     def _issue(
         self,
         subject: x509.Name,
-        usage: x509.ObjectIdentifier,
+        usages: Iterable[x509.ObjectIdentifier],
         extensions: Iterable[x509.ExtensionType],
+        *,
+        lifetime: timedelta = LIFETIME,
     ) -> Credential:
         key = make_key()
-        unsigned = _begin(subject, self._certificate.subject, key)
-        for extension in (x509.ExtendedKeyUsage([usage]), *extensions):
+        unsigned = _begin(subject, self._certificate.subject, key, lifetime)
+        for extension in (x509.ExtendedKeyUsage(usages), *extensions):
             unsigned = unsigned.add_extension(extension, critical=False)
         # Go and OpenSSL find the issuer by it where two authorities have one name.
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
@@ -129,7 +141,10 @@ def write_private(path: Path, text: str) -> None:
 
 
 def _begin(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    lifetime: timedelta = LIFETIME,
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
@@ -140,7 +155,7 @@ def _begin(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(now + LIFETIME)
+        .not_valid_after(now + lifetime)
         .add_extension(identifier, critical=False)
     )
 
@@ -148,6 +163,10 @@ def _begin(
 def _make_name(common: str, organizations: Iterable[str] = ()) -> x509.Name:
     parts = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, name) for name in organizations]
     return x509.Name([*parts, x509.NameAttribute(NameOID.COMMON_NAME, common[:64])])
+
+
+def _make_alternatives(hosts: Iterable[str]) -> x509.SubjectAlternativeName:
+    return x509.SubjectAlternativeName([_make_alternative(host) for host in hosts])
 
 
 def _make_alternative(host: str) -> x509.GeneralName:

@@ -17,13 +17,17 @@ import yaml
 
 from kilo.backends.base import Backend
 from kilo.backends.documents import make_node_document, make_settings_document
+from kilo.backends.etcd.backend import EtcdBackend
+from kilo.backends.etcd.keys import Keys
 from kilo.backends.file.backend import FileBackend
+from kilo.backends.joining import JoinedBackend
 from kilo.backends.kubernetes.backend import KubernetesBackend
 from kilo.backends.kubernetes.client import Access, Client
 from kilo.backends.kubernetes.settings import SETTINGS_NAME, make_config_map
 from kilo.backends.memory import MemoryBackend
 from kilo.lab.apicalls import RefusedError
 from kilo.mesh.model import NodeSpec, PartialSettings
+from tests.backends.etcds import Etcd, connect, share_etcd
 from tests.cluster.planes import CONFIG_MAPS, NAMESPACE, Cluster, share_plane
 from tests.cluster.relay import Relay
 
@@ -122,6 +126,27 @@ class MemoryOperator:
         self._backend.go_away("gone")
 
 
+class JoinedOperator(MemoryOperator):
+    """Has a hand in two stores: what is wrong stands in the second, all else in the first, where
+    agents publish.
+    """
+
+    def __init__(self, first: MemoryBackend, second: MemoryBackend) -> None:
+        super().__init__(first)
+        self._stores = first, second
+        self.put_document = second.put_document
+        self.delete_document = second.delete_document
+        self.come_back = self._come_back
+
+    def go_away(self) -> None:
+        for store in self._stores:
+            store.go_away("gone")
+
+    def _come_back(self) -> None:
+        for store in self._stores:
+            store.come_back()
+
+
 class ClusterOperator:
     """Has the administrator's rights, writes past the API server, and breaks the way to it."""
 
@@ -160,12 +185,59 @@ class ClusterOperator:
         self._plane.etcdctl("del", f"/registry/kilo.squat.ai/peers/{source}")
 
 
+class EtcdOperator:
+    """Uses ``etcdctl``, and breaks the way to the store."""
+
+    def __init__(self, etcd: Etcd, keys: Keys, relay: Relay) -> None:
+        self._etcd = etcd
+        self._keys = keys
+        self.go_away = relay.refuse
+        self.come_back = relay.resume
+
+    def register(self, name: str) -> None:
+        """Nothing: an agent's report will do."""
+
+    def put_node(self, name: str, spec: NodeSpec) -> None:
+        self._put(self._keys.node(name), make_node_document(name, spec))
+
+    def delete_node(self, name: str) -> None:
+        self._etcd.ctl("del", self._keys.node(name))
+
+    def put_settings(self, settings: PartialSettings) -> None:
+        self._put(self._keys.settings, make_settings_document(settings))
+
+    def delete_settings(self) -> None:
+        self._etcd.ctl("del", self._keys.settings)
+
+    def put_document(self, source: str, document: object) -> None:
+        """As a peer, whatever it is."""
+        self._put(f"{self._keys.prefix}peers/{source}", document)
+
+    def delete_document(self, source: str) -> None:
+        self._etcd.ctl("del", f"{self._keys.prefix}peers/{source}")
+
+    def _put(self, key: str, document: object) -> None:
+        self._etcd.ctl("put", key, text=dumps(document))
+
+
 @contextlib.asynccontextmanager
 async def open_memory(_directory: Path) -> AsyncIterator[Store]:
     clock = Clock()
     backend = MemoryBackend(wall_clock=clock)
     yield Store(backend=backend, other=backend, operator=MemoryOperator(backend), clock=clock)
     await backend.close()
+
+
+@contextlib.asynccontextmanager
+async def open_joined(_directory: Path) -> AsyncIterator[Store]:
+    clock = Clock()
+    first, second = MemoryBackend(wall_clock=clock), MemoryBackend(wall_clock=clock)
+    backend = JoinedBackend({"etcd": first, "file": second})
+    other = JoinedBackend({"file": second, "etcd": first})
+    operator = JoinedOperator(first, second)
+    yield Store(backend=backend, other=other, operator=operator, clock=clock)
+    await backend.close()
+    await other.close()
 
 
 @contextlib.asynccontextmanager
@@ -197,8 +269,26 @@ async def open_cluster(_directory: Path) -> AsyncIterator[Store]:
     cluster.empty()
 
 
+@contextlib.asynccontextmanager
+async def open_etcd(directory: Path) -> AsyncIterator[Store]:
+    clock = Clock()
+    etcd = share_etcd()
+    keys = Keys(f"/{directory.name}/")
+    with Relay(port=etcd.port) as relay:
+        way = f"http://127.0.0.1:{relay.port}"
+        backend = EtcdBackend(connect(way), keys, wall_clock=clock)
+        other = EtcdBackend(connect(way), keys, wall_clock=clock)
+        operator = EtcdOperator(etcd, keys, relay)
+        yield Store(backend=backend, other=other, operator=operator, clock=clock)
+        await backend.close()
+        await other.close()
+    etcd.ctl("del", "--prefix", keys.prefix)
+
+
 STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Store]]] = {
     "memory": open_memory,
+    "joined": open_joined,
     "file": open_directory,
+    "etcd": open_etcd,
     "kubernetes": open_cluster,
 }

@@ -85,8 +85,10 @@ def test_the_settings_show_each_field_that_a_cluster_leaves_to_its_operator() ->
     assert reading.problems == []
     (found,) = reading.found
     assert isinstance(found.value, DeclaredSettings)
-    # How packets travel within a location is left to the agents' own flag.
-    assert found.value.settings.keys() == PartialSettings.__annotations__.keys() - {"encapsulation"}
+    # How packets travel within a location is left to the agents' own flag, and whose pod subnets
+    # are whose to the cluster.
+    left_out = {"encapsulation", "pod_subnet_pools"}
+    assert found.value.settings.keys() == PartialSettings.__annotations__.keys() - left_out
 
 
 def list_grants(name: str, role: str) -> set[tuple[str, str, str]]:

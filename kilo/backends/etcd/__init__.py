@@ -1,1 +1,1 @@
-"""The etcd backend: for hybrid fleets. Comes with a later release."""
+"""The etcd backend: the mesh as keys of an etcd cluster, for fleets of any kind of machine."""
