@@ -28,6 +28,17 @@ class Command:
 
 
 COMMANDS: Mapping[str, Command] = {
+    "apply": Command("kilo.kgctl.apply", "write nodes, peers and settings from documents"),
+    "connect": Command("kilo.kgctl.connect", "make this host a peer of the mesh, until Ctrl-C"),
+    "delete": Command("kilo.kgctl.delete", "take nodes, peers and settings out of the store"),
+    "get": Command("kilo.kgctl.get", "what the store holds, as a table or as documents"),
+    "graph": Command("kilo.kgctl.graph", "the mesh in DOT, to be drawn by circo"),
+    "plan": Command("kilo.kgctl.plan", "what documents would change on each node"),
+    "showconf": Command(
+        "kilo.kgctl.showconf", "the WireGuard configuration of a node or a peer, or of a link to it"
+    ),
+    "status": Command("kilo.kgctl.status", "the mesh on one screen, and what is wrong in it"),
+    "why": Command("kilo.kgctl.why", "the way of a packet between two, and what would stop it"),
     "lab": Command(
         "kilo.lab.cli", "build a whole mesh on this machine and try it: kgctl lab --help"
     ),
@@ -58,6 +69,16 @@ def _dispatch(words: list[str]) -> int:
     if name in {"version", "--version"}:
         print(f"kgctl {__version__}")
         return 0
+    if name.startswith("-"):
+        # Imported here: who asks for the help or the version need not wait for it.
+        from kilo.kgctl.leading import move_flags  # noqa: PLC0415 - see above
+        from kilo.kgctl.storing import UsageError  # noqa: PLC0415 - see above
+
+        try:
+            return _dispatch(move_flags(words))
+        except UsageError as error:
+            print(f"kgctl: {error}", file=sys.stderr)
+            return 2
     if name in COMMANDS:
         run: Callable[[list[str]], int] = import_module(COMMANDS[name].module).run
         return run(words[1:])

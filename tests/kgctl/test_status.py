@@ -1,0 +1,254 @@
+"""``kgctl status``: the agent of this host is asked, or the store, and people can read it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Self
+
+import pytest
+
+from kilo.http import StatusServer
+from kilo.kgctl.statustext import show_bytes
+from kilo.mesh.model import Endpoint, Granularity, PartialSettings, Settings, Snapshot
+from kilo.mesh.state import PeerStats
+from kilo.mesh.survey import Flags, make_survey
+from kilo.serving import Answer, Server
+from kilo.status import Status
+from tests.builders import make_key, make_report, networks
+from tests.kgctl.site import PHONE, Site
+from tests.mesh.fleets import make_node, make_peer
+
+LIMIT_SECONDS = 60.0
+
+
+def make_status(*, handshake_seconds_ago: float | None = 12.0) -> Status:
+    """The agent of ``a``, leader of ``east``, with a tunnel to ``b`` of ``west``."""
+    now = int(time.time())
+    nodes = (
+        make_node("a", location="east", internal="192.168.1.11/24"),
+        make_node("b", location="west", internal="192.168.2.11/24", endpoint="203.0.113.2:51820"),
+    )
+    peers = (make_peer("phone", "10.5.0.1/32"), make_peer("thief", "10.4.0.2/32"))
+    snapshot = Snapshot(nodes=nodes, peers=peers, last_seen={"a": now, "b": now - 5})
+    untold = Flags(settings=PartialSettings(), defaults=Settings())
+    status = Status(name="a", interface="kilo0")
+    status.snapshot, status.not_ready = snapshot, ""
+    status.topology = make_survey(snapshot, untold, wall=now).topology
+    latest = 0.0 if handshake_seconds_ago is None else time.time() - handshake_seconds_ago
+    status.stats = {
+        make_key("b"): PeerStats(
+            endpoint=Endpoint.parse("203.0.113.2:4500"),
+            latest_handshake=latest,
+            received_bytes=1536,
+            sent_bytes=3 * 2**20,
+        )
+    }
+    return status
+
+
+@pytest.fixture
+def status() -> Status:
+    return make_status()
+
+
+@pytest.fixture
+def agent(status: Status) -> Iterator[str]:
+    """Where the agent is asked."""
+    with StatusServer("127.0.0.1:0", status) as server:
+        yield f"--agent=http://127.0.0.1:{server.port}"
+
+
+def test_an_agent_tells_of_its_tunnels(empty_site: Site, agent: str) -> None:
+    said = empty_site.run("status", agent)
+    assert (said.status, said.err) == (0, "")
+    lines = said.out.splitlines()
+    assert lines[:2] == [
+        "agent of node a: ready",
+        "mesh: location, 10.4.0.0/16; 2 segments, 2 nodes, 1 peer",
+    ]
+    east, west = (line.split() for line in lines[4:6])
+    assert (east[:4], east[4]) == (
+        ["location:east", "a", "10.4.0.1", "198.51.100.1:51820"],
+        "-",
+    )
+    assert west[:4] == ["location:west", "b", "10.4.0.2", "203.0.113.2:4500"]
+    assert west[4].endswith("s")
+    assert west[5:10] == ["ago", "1.5", "KiB", "3.0", "MiB"]
+    assert "\x1b" not in said.out
+
+
+def test_what_is_refused_and_who_is_left_out_is_on_the_screen(empty_site: Site, agent: str) -> None:
+    out = empty_site.run("status", agent).out
+    assert "thief   left out" in out
+    assert "refused: Peer thief: spec.allowedIPs 10.4.0.2/32 refused" in out
+
+
+def test_an_agent_that_is_not_ready_ends_it_with_1(
+    empty_site: Site, agent: str, status: Status
+) -> None:
+    status.not_ready = "+ route 10.2.1.0/24: File exists"
+    said = empty_site.run("status", agent)
+    assert said.status == 1
+    assert said.out.startswith("agent of node a: not ready: + route 10.2.1.0/24: File exists\n")
+
+
+def test_programs_get_what_the_agent_answers(empty_site: Site, agent: str) -> None:
+    told = json.loads(empty_site.run("status", agent, "-o", "json").out)
+    assert told["agent"]["node"] == "a"
+    assert told["segments"][1]["tunnel"]["sentBytes"] == 3 * 2**20
+
+
+def test_a_store_that_is_named_is_asked(site: Site) -> None:
+    site.put_report(make_report("b1"), age_seconds=400)
+    site.put_peer(replace(PHONE, name="thief", allowed_ips=networks("10.2.1.0/25")))
+    said = site.ask("status")
+    assert said.status == 0
+    lines = said.out.splitlines()
+    assert lines[:2] == [
+        "as the store tells; no agent was asked",
+        "mesh: location, 10.4.0.0/16; 1 segment, 2 nodes, 2 peers",
+    ]
+    assert lines[4].split()[:4] == ["location:north", "a1", "10.4.0.1", "198.51.100.11:51820"]
+    assert "not in the mesh: node b1: silent for 400s" in lines
+    assert any(line.startswith("refused: Peer thief: publicKey") for line in lines)
+
+
+def find_free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def test_an_agent_that_is_named_and_does_not_answer_is_an_error(empty_site: Site) -> None:
+    url = f"http://127.0.0.1:{find_free_port()}"
+    said = empty_site.run("status", f"--agent={url}")
+    assert (said.status, said.out) == (1, "")
+    assert said.err == f"kgctl: agent {url}: Connection refused\n"
+
+
+def test_somebody_else_at_the_address_is_an_error(empty_site: Site) -> None:
+    with Server("127.0.0.1:0", lambda _: Answer(body=b'{"hello": 1}')) as server:
+        url = f"http://127.0.0.1:{server.port}"
+        said = empty_site.run("status", f"--agent={url}")
+    assert said.err == f"kgctl: agent {url}: answers with something else than its status\n"
+
+
+@pytest.mark.parametrize("url", ["ftp://host:1", "http://host", "http://:80", "host", "http://h:x"])
+def test_what_is_no_address_of_an_agent_is_refused(empty_site: Site, url: str) -> None:
+    said = empty_site.run("status", f"--agent={url}")
+    assert (said.status, said.out) == (2, "")
+    assert f"--agent {url!r}" in said.err
+
+
+@pytest.mark.parametrize(
+    ("seconds_ago", "colour"), [(12.0, "\x1b[32m"), (900.0, "\x1b[33m"), (None, "\x1b[31m")]
+)
+def test_on_a_terminal_the_age_of_handshakes_shows_by_colour(
+    seconds_ago: float | None, colour: str
+) -> None:
+    status = make_status(handshake_seconds_ago=seconds_ago)
+    with (
+        StatusServer("127.0.0.1:0", status) as server,
+        Terminal("status", f"--agent=127.0.0.1:{server.port}") as terminal,
+    ):
+        text = terminal.read_until("10.5.0.1/32")
+    assert f"{colour}location:west" in text
+
+
+def test_no_colour_is_shown_to_who_wants_none() -> None:
+    with StatusServer("127.0.0.1:0", make_status()) as server:
+        words = ("status", f"--agent=127.0.0.1:{server.port}")
+        with Terminal(*words, environ={"NO_COLOR": "1"}) as terminal:
+            assert "\x1b" not in terminal.read_until("10.5.0.1/32")
+
+
+def test_it_can_be_watched_though_the_agent_restarts(status: Status) -> None:
+    port = find_free_port()
+    listen = f"127.0.0.1:{port}"
+    with (
+        StatusServer(listen, status) as server,
+        Terminal("status", "--watch", f"--agent={listen}") as terminal,
+    ):
+        terminal.read_until("agent of node a: ready")
+        server.stop()
+        terminal.read_until("Connection refused")
+        status.not_ready = "as good as new"
+        with StatusServer(listen, status):
+            terminal.read_until("not ready: as good as new")
+        terminal.interrupt()
+        assert terminal.wait() == 130
+
+
+class Terminal:
+    """``kgctl`` as a person runs it, before a screen."""
+
+    def __init__(self, *words: str, environ: dict[str, str] | None = None) -> None:
+        self._ours, theirs = pty.openpty()
+        clean = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "kilo.kgctl", *words],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=clean | (environ or {}),
+            start_new_session=True,
+        )
+        os.close(theirs)
+        self._deadline = threading.Timer(LIMIT_SECONDS, self._process.kill)
+
+    def __enter__(self) -> Self:
+        self._deadline.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._deadline.cancel()
+        self._process.kill()
+        self._process.wait()
+        os.close(self._ours)
+
+    def read_until(self, text: str) -> str:
+        """What it shows until the text has come; fails if it ends before."""
+        shown = ""
+        while text not in shown:
+            try:
+                shown += os.read(self._ours, 65536).decode()
+            except OSError as error:  # of a terminal whose program has ended
+                raise AssertionError(f"ended without {text!r}: {shown}") from error
+        return shown
+
+    def interrupt(self) -> None:
+        """Ctrl-C."""
+        self._process.send_signal(signal.SIGINT)
+
+    def wait(self) -> int:
+        return self._process.wait(LIMIT_SECONDS)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (5 * 2**30, "5.0 GiB"),
+        (2**60, "1024.0 PiB"),
+    ],
+)
+def test_bytes_are_shown_as_people_read_them(number: int, text: str) -> None:
+    assert show_bytes(number) == text
+
+
+def test_granularity_of_the_flag_counts_for_a_store(site: Site) -> None:
+    told = json.loads(site.ask("status", "-o", "json", "--mesh-granularity=cross").out)
+    assert told["mesh"]["granularity"] == Granularity.CROSS
+    assert told["agent"] is None
