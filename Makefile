@@ -15,9 +15,11 @@ TEST_PACKAGES := linux-image-amd64 qemu-system-x86 busybox-static kmod tcpdump
 TEST_PACKAGES += containernetworking-plugins
 # A real Kubernetes API server, which no package carries, is built by tools/kube-apiserver.
 TEST_PACKAGES += etcd-server etcd-client
+# A real systemd, and the Debian package to install in it.
+TEST_PACKAGES += mmdebstrap systemd-container help2man
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt bench clean
+.PHONY: help demo test check fmt bench deb clean
 
 help: ## What can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -51,6 +53,10 @@ fmt: $(READY) ## Format, and mend what the linter can mend
 
 bench: $(READY) ## Measure; prints ratios and counts
 	@for file in bench/[a-z]*.py; do $(BIN)/python $$file || exit 1; done
+
+deb: $(READY) ## Build the Debian package, for this Debian release
+	@tools/install-packages help2man
+	@tools/deb $(BIN)/python .
 
 clean: ## Remove what was built
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

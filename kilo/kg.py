@@ -8,6 +8,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -24,9 +25,10 @@ from kilo.dataplane.cni import CNIFile
 from kilo.dataplane.firewall import HostFirewall
 from kilo.dataplane.linux import LinuxDataplane
 from kilo.dataplane.wireguard import WireGuard
+from kilo.dataplane.wireguard_search import find_interfaces
 from kilo.dryrun import plan_once
-from kilo.engine import Engine
-from kilo.errors import KiloError, flatten_errors
+from kilo.engine import HAND_OVER_SECONDS, Engine
+from kilo.errors import ConfigError, KiloError, flatten_errors
 from kilo.http import StatusServer
 from kilo.keyfile import (
     generate_private_key,
@@ -40,7 +42,14 @@ from kilo.mesh.diff import diff
 from kilo.mesh.keys import PrivateKey
 from kilo.mesh.plan import Agent
 from kilo.mesh.state import DataplaneState
-from kilo.mesh.view import FLANNEL_LINK, Compatibility, RenderOptions
+from kilo.mesh.view import (
+    CILIUM_HOST,
+    CILIUM_OVERLAYS,
+    FLANNEL_LINK,
+    Compatibility,
+    RenderOptions,
+)
+from kilo.servicemanager import ServiceManager
 from kilo.status import Status
 from kilo.webhookflags import OWN_FLAGS, WebhookConfig, parse_webhook_flags
 
@@ -48,6 +57,8 @@ STATE = Path("/var/lib/kilo")
 KEY = STATE / "key"
 SNAPSHOT = STATE / "snapshot.json"
 CLOSE_SECONDS = 5.0
+STUCK_SECONDS = 120.0
+"""The drivers give up much sooner; a host that is merely busy must not lose its agent."""
 COMPLETED = replace(
     FLAG_SET,
     flags=(*FLAG_SET.flags, *(flag for flag in OWN_FLAGS if FLAG_SET.find(flag.name) is None)),
@@ -107,11 +118,24 @@ async def run_agent(config: AgentConfig) -> int:
             )
             server = StatusServer(config.listen, status)
             server.start()
+            manager = ServiceManager(os.environ)
+            stop = catch_signals()
             try:
-                await engine.run(catch_signals())
+                async with asyncio.TaskGroup() as group:
+                    telling = group.create_task(
+                        manager.follow(lambda: status.not_ready, lambda: is_stuck(status))
+                    )
+                    await engine.run(stop)
+                    telling.cancel()
             finally:
                 server.stop()
     return 0
+
+
+def is_stuck(status: Status) -> bool:
+    """Whether a pass lasts for longer than any should."""
+    began_at = status.pass_began_at
+    return began_at is not None and time.monotonic() - began_at > STUCK_SECONDS
 
 
 def open_cni(config: AgentConfig) -> CNIFile | None:
@@ -122,11 +146,16 @@ def open_cni(config: AgentConfig) -> CNIFile | None:
 def find_yielding(options: RenderOptions) -> frozenset[str]:
     """The links whose routes give way to ours.
 
-    Flannel has routes to all pods, over its own link and unencrypted; those to other locations
-    must be ours. Its own way to them would be the underlay's.
+    Flannel and Cilium have routes to all pods, over their own links and unencrypted; those to other
+    locations must be ours. Their own way to them would be the underlay's.
     """
-    beside_flannel = options.compatibility is Compatibility.FLANNEL
-    return frozenset({FLANNEL_LINK} if beside_flannel else ())
+    match options.compatibility:
+        case Compatibility.FLANNEL:
+            return frozenset({FLANNEL_LINK})
+        case Compatibility.CILIUM:
+            return CILIUM_OVERLAYS | {CILIUM_HOST}
+        case _:
+            return frozenset()
 
 
 async def run_webhook(config: WebhookConfig) -> int:
@@ -165,21 +194,34 @@ async def uninstall(config: AgentConfig) -> int:
     with hold_lock(STATE, config.interface):
         # Any key will do, for none is set: a host can be cleaned though its own key is broken.
         async with open_dataplane(config, generate_private_key()) as dataplane:
-            changes = diff(await dataplane.read(), DataplaneState())
-            print(changes or "nothing to remove")
+            actual = await dataplane.read()
+            changes = diff(actual, DataplaneState())
+            strays = [name for name in await find_own_interfaces() if name != config.interface]
+            removals = [*map(str, changes), *(f"- link {name}" for name in strays)]
+            print("\n".join(removals) or "nothing to remove")
             if config.dry_run:
                 return 0
-            try:
-                await dataplane.apply(changes)
-            finally:
-                SnapshotFile(SNAPSHOT).remove()
-                await withdraw(config)
+            SnapshotFile(SNAPSHOT).remove()
+            # First, as at a clean-up: whoever sends through this node finds another way meanwhile.
+            if await withdraw(config) and actual.peers:
+                await asyncio.sleep(HAND_OVER_SECONDS)
+            await dataplane.apply(changes)
+            for name in strays:
+                await WireGuard(name, generate_private_key()).delete()
     return 0
 
 
-async def withdraw(config: AgentConfig) -> None:
-    """Take the node's report back; a store that is away, or that this release does not know, does
-    not keep the host from being clean.
+async def find_own_interfaces() -> list[str]:
+    """Those that any agent of this host has made; none where its key is lost."""
+    try:
+        return await find_interfaces(load_private_key(KEY))
+    except (ConfigError, FileNotFoundError):
+        return []
+
+
+async def withdraw(config: AgentConfig) -> bool:
+    """Take the node's report back, and whether that could be done: a store that is away, or that
+    this release does not know, does not keep the host from being clean.
     """
     try:
         async with asyncio.timeout(CLOSE_SECONDS), open_store(config.backend) as backend:
@@ -187,6 +229,8 @@ async def withdraw(config: AgentConfig) -> None:
     except (KiloError, TimeoutError) as error:
         reason = str(error) or f"no answer in {CLOSE_SECONDS:.0f} s"
         print(f"kg: report of {config.name} not withdrawn: {reason}", file=sys.stderr)
+        return False
+    return True
 
 
 def find_key(path: Path) -> PrivateKey:
