@@ -1,4 +1,4 @@
-"""What an agent tells over HTTP: ``/health``, ``/ready``, ``/metrics`` and ``/graph``.
+"""What an agent tells over HTTP: ``/health``, ``/ready``, ``/metrics``, ``/graph``, ``/status``.
 
 Everything comes from ``Status``, which holds no secret.
 """
@@ -22,6 +22,7 @@ from kilo.mesh.graph import draw_graph
 from kilo.metrics import CONTENT_TYPE, write_metrics
 from kilo.serving import Answer, Limits, Server, answer_page, say
 from kilo.status import Status
+from kilo.statuspage import list_reasons, write_status
 
 REQUEST_SECONDS = Limits().request_seconds
 """How long a request may take in all; a picture has its own, shorter, limits."""
@@ -33,9 +34,8 @@ def answer_health(_status: Status, _query: Mapping[str, str]) -> Answer:
 
 
 def answer_ready(status: Status, _query: Mapping[str, str]) -> Answer:
-    """Whether the last pass succeeded and the store can be heard, or why not."""
-    store = status.store_error and f"store: {status.store_error}"
-    reasons = [reason for reason in (status.not_ready, store) if reason]
+    """Whether the last pass succeeded and every store can be heard, or why not."""
+    reasons = list_reasons(status)
     if reasons:
         return say("\n".join(reasons), HTTPStatus.SERVICE_UNAVAILABLE)
     return say("ready")
@@ -69,12 +69,18 @@ def answer_graph(status: Status, query: Mapping[str, str]) -> Answer:
     return Answer(body=image, content_type=FORMATS[image_format])
 
 
+def answer_status(status: Status, _query: Mapping[str, str]) -> Answer:
+    """The mesh, this agent and its tunnels, as JSON."""
+    return Answer(body=write_status(status), content_type="application/json")
+
+
 PAGES: Mapping[str, Callable[[Status, Mapping[str, str]], Answer]] = MappingProxyType(
     {
         "/health": answer_health,
         "/ready": answer_ready,
         "/metrics": answer_metrics,
         "/graph": answer_graph,
+        "/status": answer_status,
     }
 )
 

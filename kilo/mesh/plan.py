@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from kilo.errors import ConfigError, MeshError
+from kilo.mesh.barriers import list_barriers
 from kilo.mesh.blocking import list_blocked
+from kilo.mesh.conflicts import Claimant, find_foreign_node
 from kilo.mesh.diff import Changes, diff
 from kilo.mesh.host import (
     WIREGUARD_OVERHEAD,
@@ -48,7 +50,13 @@ from kilo.mesh.roaming import (
 from kilo.mesh.state import DataplaneState
 from kilo.mesh.sysctls import keep_sysctls, list_unmet
 from kilo.mesh.topology import Segment, Topology, build_topology
-from kilo.mesh.view import CILIUM_HOST, Compatibility, Observations, RenderOptions, View
+from kilo.mesh.view import (
+    Compatibility,
+    Observations,
+    RenderOptions,
+    View,
+    find_cilium_address,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,9 +123,9 @@ def make_plan(agent: Agent, knowledge: Knowledge, actual: DataplaneState) -> Pla
     settings = complete_settings(knowledge.snapshot, agent)
     found = find_own_report(agent, knowledge, settings)
     snapshot = join_report(knowledge.snapshot, found)
-    _check_own_node(snapshot, agent)
+    check_own_node(snapshot, agent)
     nodes = find_ready_nodes(snapshot, knowledge.heartbeats, now=knowledge.now, local=agent.name)
-    _check_others(nodes, settings, agent)
+    check_others(nodes, settings, agent)
     topology = build_topology(nodes, snapshot.peers, settings)
     observed = distrust_loops(knowledge.observed, topology.peers)
     live = find_live_endpoints(observed)
@@ -140,7 +148,8 @@ def make_plan(agent: Agent, knowledge: Knowledge, actual: DataplaneState) -> Pla
         configured=knowledge.configured,
     )
     sysctls = keep_sysctls(rendered.sysctls, actual.sysctls)
-    desired = replace(rendered, peers=peers, sysctls=sysctls)
+    barriers = frozenset(list_barriers(rendering, snapshot.nodes))
+    desired = replace(rendered, peers=peers, sysctls=sysctls, barriers=barriers)
     return Plan(
         report=replace(
             found,
@@ -194,18 +203,21 @@ def _find_compatibility_ip(facts: HostFacts, options: RenderOptions) -> IPInterf
     """Where Cilium finds this host."""
     if options.compatibility is not Compatibility.CILIUM:
         return None
-    borne = (a.interface for a in facts.addresses if a.link == CILIUM_HOST)
-    return next((interface for interface in borne if interface.version == 4), None)
+    return find_cilium_address(facts)
 
 
 def find_node(snapshot: Snapshot, name: str) -> Node:
     """The node of that name, or an undeclared one."""
-    return next((node for node in snapshot.nodes if node.name == name), Node(name=name))
+    undeclared = Node(name=name, origin=snapshot.home)
+    return next((node for node in snapshot.nodes if node.name == name), undeclared)
 
 
 def join_report(snapshot: Snapshot, report: NodeReport) -> Snapshot:
     """The snapshot as if the store already had the local agent's own report."""
-    node = replace(find_node(snapshot, report.name), report=report)
+    found = find_node(snapshot, report.name)
+    if found.origin != snapshot.home:
+        return snapshot  # of another store, and so another machine
+    node = replace(found, report=report)
     others = (other for other in snapshot.nodes if other.name != report.name)
     nodes = tuple(sorted((*others, node), key=lambda node: node.name))
     return replace(snapshot, nodes=nodes)
@@ -222,8 +234,16 @@ def find_endpoint_names(topology: Topology) -> dict[str, str]:
     }
 
 
-def _check_own_node(snapshot: Snapshot, agent: Agent) -> None:
-    declared = find_node(snapshot, agent.name).spec.public_key
+def check_own_node(snapshot: Snapshot, agent: Agent) -> None:
+    """``MeshError`` where the node of the agent's name is not this host."""
+    node = find_node(snapshot, agent.name)
+    if node.origin != snapshot.home:
+        raise MeshError(
+            f"Node {agent.name}: is a node of {node.origin} already, which comes before"
+            f" {snapshot.home}: this host needs another name (--hostname): the network stays as"
+            " it is"
+        )
+    declared = node.spec.public_key
     if declared is not None and declared != agent.public_key:
         raise MeshError(
             f"Node {agent.name}: spec.publicKey {declared} is not this host's key,"
@@ -231,19 +251,26 @@ def _check_own_node(snapshot: Snapshot, agent: Agent) -> None:
         )
 
 
-def _check_others(nodes: Sequence[Node], settings: Settings, agent: Agent) -> None:
+def check_others(nodes: Sequence[Node], settings: Settings, agent: Agent) -> None:
     """``MeshError`` where Kilo's own agents cannot come to the answer that we would."""
-    foreign = [node.name for node in nodes if node.has_foreign_agent]
-    if foreign and agent.name not in [node.name for node in nodes]:
+    foreign = find_foreign_node(nodes)
+    if foreign is None:
+        return
+    own = next((node for node in nodes if node.name == agent.name), None)
+    if own is None:
         raise MeshError(
             f"Node {agent.name}: has no pod subnet, without which Kilo's own agents (Node"
-            f" {foreign[0]} runs one) leave it out: the network stays as it is"
+            f" {foreign.name} runs one) leave it out: the network stays as it is"
         )
-    others = [name for name in foreign if name != agent.name]
-    if others and settings.granularity is Granularity.CROSS:
+    if own.origin != foreign.origin:
         raise MeshError(
-            f"Settings: granularity cross: the agent of Node {others[0]} is Kilo's own or too old"
-            " and does not know it: the network stays as it is"
+            f"{Claimant.of(own)}: the agent of {Claimant.of(foreign)} is Kilo's own or too old and"
+            " knows of no other store than its own: the network stays as it is"
+        )
+    if settings.granularity is Granularity.CROSS:
+        raise MeshError(
+            f"Settings: granularity cross: the agent of Node {foreign.name} is Kilo's own or too"
+            " old and does not know it: the network stays as it is"
         )
 
 

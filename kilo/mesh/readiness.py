@@ -42,6 +42,15 @@ def _note(known: Heartbeat | None, stamp: int, *, now: float, wall: float) -> He
     return known if known.stamp == stamp else Heartbeat(stamp=stamp, seen_at=now)
 
 
+def tell_time(last_seen: Mapping[str, int], *, wall: float, local: str) -> float:
+    """Unix seconds, to judge the stamps of nodes first seen now: the own clock ``wall``, unless it
+    is ahead of everybody else's. By a wrong clock of its own a host that starts would take all
+    others for dead.
+    """
+    others = (stamp for name, stamp in last_seen.items() if name != local)
+    return min(wall, max(others, default=float("inf")))
+
+
 def find_ready_nodes(
     snapshot: Snapshot, heartbeats: Mapping[str, Heartbeat], *, now: float, local: str
 ) -> tuple[Node, ...]:

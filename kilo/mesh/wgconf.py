@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from kilo.errors import MeshError
 from kilo.mesh.keys import PresharedKey, PublicKey
-from kilo.mesh.model import Endpoint, IPNetwork
+from kilo.mesh.model import Endpoint, IPNetwork, Peer
 from kilo.mesh.state import sort_networks
-from kilo.mesh.topology import Topology
+from kilo.mesh.topology import Segment, Topology
 
 T = TypeVar("T")
 
@@ -40,11 +40,16 @@ def render_conf(conf: Conf) -> str:
     blocks = [["[Interface]"]]
     if conf.listen_port is not None:
         blocks[0].append(f"ListenPort = {conf.listen_port}")
-    blocks += [list(_render_peer(peer)) for peer in conf.peers]
+    blocks += [list(_list_peer_lines(peer)) for peer in conf.peers]
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 
-def _render_peer(peer: PeerConf) -> Iterator[str]:
+def render_peer(peer: PeerConf) -> str:
+    """One ``[Peer]`` block, as ``wg addconf`` takes it."""
+    return "\n".join(_list_peer_lines(peer)) + "\n"
+
+
+def _list_peer_lines(peer: PeerConf) -> Iterator[str]:
     yield "[Peer]"
     yield f"PublicKey = {peer.public_key}"
     if peer.preshared_key is not None:
@@ -158,43 +163,110 @@ def _parse_number(text: str) -> int:
 
 
 def render_peer_conf(topology: Topology, peer_name: str) -> str:
-    """The INI that a peer of the mesh loads to reach every segment and every other peer.
+    """The INI that a peer of the mesh loads; see ``make_peer_conf``."""
+    return render_conf(make_peer_conf(topology, peer_name))
+
+
+def make_peer_conf(topology: Topology, peer_name: str) -> Conf:
+    """What a peer of the mesh needs to reach every segment and every other peer.
 
     ``MeshError`` if no peer of that name takes part.
     """
-    peer = next((p for p in topology.peers if p.name == peer_name), None)
-    if peer is None:
-        raise MeshError(f"peer {peer_name} takes no part in the mesh")
-    if not isinstance(peer.preshared_key, PresharedKey | None):
-        raise MeshError(f"peer {peer_name}: its preshared key is not known here")
-    segments = tuple(
-        PeerConf(
-            public_key=segment.key,
-            allowed_ips=(*segment.allowed_ips, *segment.allowed_location_ips),
-            endpoint=_find_endpoint(
-                topology,
-                segment.key,
-                segment.leader.endpoint,
-                segment.leader.spec.persistent_keepalive_seconds,
-            ),
-            preshared_key=peer.preshared_key,
+    peer = find_peer(topology, peer_name)
+    preshared_key = read_preshared_key(peer)
+    segments = (
+        replace(
+            describe_segment(topology, segment),
+            preshared_key=preshared_key,
             keepalive_seconds=peer.persistent_keepalive_seconds,
         )
         for segment in topology.segments
     )
-    others = tuple(
-        PeerConf(
-            public_key=other.public_key,
-            allowed_ips=other.allowed_ips,
-            endpoint=_find_endpoint(
-                topology, other.public_key, other.endpoint, other.persistent_keepalive_seconds
-            ),
+    others = (
+        replace(
+            describe_peer(topology, other),
             keepalive_seconds=peer.persistent_keepalive_seconds,
         )
         for other in topology.peers
         if other.name != peer_name
     )
-    return render_conf(Conf(peers=(*segments, *others)))
+    return Conf(peers=(*segments, *others))
+
+
+def make_node_conf(topology: Topology, node_name: str) -> Conf:
+    """What the device of a leader has: every segment behind a tunnel, and every peer.
+
+    ``MeshError`` for a node that leads nothing, or takes no part.
+    """
+    segment = find_led_segment(topology, node_name)
+    tunnelled = (s for s in topology.segments if s.neighbourhood != segment.neighbourhood)
+    keepalive = segment.leader.spec.persistent_keepalive_seconds
+    others = (
+        *(describe_segment(topology, other) for other in tunnelled),
+        *(describe_secret_peer(topology, peer) for peer in topology.peers),
+    )
+    endpoint = segment.leader.endpoint
+    return Conf(
+        listen_port=endpoint.port if endpoint else topology.settings.port,
+        peers=tuple(replace(other, keepalive_seconds=keepalive) for other in others),
+    )
+
+
+def describe_segment(topology: Topology, segment: Segment) -> PeerConf:
+    """How a segment is reached, with the keepalive that its leader was declared with."""
+    keepalive = segment.leader.spec.persistent_keepalive_seconds
+    return PeerConf(
+        public_key=segment.key,
+        allowed_ips=(*segment.allowed_ips, *segment.allowed_location_ips),
+        endpoint=_find_endpoint(topology, segment.key, segment.leader.endpoint, keepalive),
+        keepalive_seconds=keepalive,
+    )
+
+
+def describe_peer(topology: Topology, peer: Peer) -> PeerConf:
+    """How a peer is reached, with the keepalive that it was declared with; without its preshared
+    key, which is for it and the mesh alone.
+    """
+    keepalive = peer.persistent_keepalive_seconds
+    return PeerConf(
+        public_key=peer.public_key,
+        allowed_ips=peer.allowed_ips,
+        endpoint=_find_endpoint(topology, peer.public_key, peer.endpoint, keepalive),
+        keepalive_seconds=keepalive,
+    )
+
+
+def describe_secret_peer(topology: Topology, peer: Peer) -> PeerConf:
+    """The same with the preshared key; ``MeshError`` if that exists and is not known."""
+    return replace(describe_peer(topology, peer), preshared_key=read_preshared_key(peer))
+
+
+def find_led_segment(topology: Topology, node_name: str) -> Segment:
+    """The segment that the node leads; ``MeshError`` says who leads it otherwise."""
+    segment = topology.find_segment(node_name)
+    if segment is None:
+        raise MeshError(f"node {node_name} takes no part in the mesh")
+    if segment.leader.name != node_name:
+        raise MeshError(
+            f"node {node_name} has no tunnel: node {segment.leader.name} leads its segment"
+            f" {segment.name}"
+        )
+    return segment
+
+
+def find_peer(topology: Topology, peer_name: str) -> Peer:
+    """The peer of that name; ``MeshError`` if it takes no part."""
+    peer = next((p for p in topology.peers if p.name == peer_name), None)
+    if peer is None:
+        raise MeshError(f"peer {peer_name} takes no part in the mesh")
+    return peer
+
+
+def read_preshared_key(peer: Peer) -> PresharedKey | None:
+    """The key, if the peer has one; ``MeshError`` for one that exists and is not known."""
+    if not isinstance(peer.preshared_key, PresharedKey | None):
+        raise MeshError(f"peer {peer.name}: its preshared key is not known here")
+    return peer.preshared_key
 
 
 def _find_endpoint(

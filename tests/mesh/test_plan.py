@@ -59,6 +59,7 @@ def test_a_host_nobody_declared_takes_part_with_what_it_found() -> None:
     plan = _plan(Snapshot())
     assert say(plan.changes) == [
         "+ address 10.4.0.1/16 dev kilo0",
+        "+ barrier 10.4.0.0/16",
         "+ link kilo0 mtu 1420 up",
         f"+ wireguard kilo0 public-key {make_key('a')} listen-port 51820",
     ]
