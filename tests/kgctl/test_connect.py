@@ -290,14 +290,67 @@ async def test_services_are_reached_through_one_leader_and_follow_when_it_goes(d
 async def test_services_move_to_a_leader_that_answers_and_stay_with_it(desk: Desk) -> None:
     desk.more = SERVICES
     async with connected(desk):
+        await desk.next_pass()  # the last that anything asks for
         desk.hear_from("b1", endpoint="198.51.100.21:51820")
-        desk.dataplane.interfere()
         await desk.has_said("reached through b1")
         desk.hear_from("a1", endpoint="198.51.100.11:51820")
         await desk.next_pass()
         found = await desk.find("b1")
         assert found is not None
         assert SERVICES[0] in found.allowed_ips
+
+
+async def test_a_node_that_moved_is_not_sent_back_to_where_it_was(desk: Desk) -> None:
+    async with connected(desk):
+        desk.hear_from("b1", endpoint="203.0.113.77:40000")
+        await desk.next_pass()
+        found = await desk.find("b1")
+        assert found is not None
+        assert found.endpoint == Endpoint.parse("203.0.113.77:40000")
+
+
+async def test_a_new_endpoint_that_was_refused_is_tried_again(desk: Desk) -> None:
+    async with connected(desk):
+        desk.hear_from("b1", endpoint="198.51.100.21:51820")
+        desk.dataplane.refuse("endpoint 198.51.100.22")
+        moved = make_report("b1", endpoint="198.51.100.22:51820", internal_ips=("192.168.2.11/24",))
+        desk.backend.put_report(moved, last_seen=int(time.time()))
+        await desk.has_said("Operation not permitted")
+        desk.dataplane.relent()
+        writes = desk.dataplane.writes
+        await desk.eventually(lambda: desk.dataplane.writes > writes)
+        found = await desk.find("b1")
+        assert found is not None
+        assert found.endpoint == moved.endpoint
+
+
+async def test_the_port_that_the_kernel_chose_stays(desk: Desk) -> None:
+    async with connected(desk):
+        (device,) = (await desk.dataplane.read()).devices
+        assert device.listen_port == 0
+        chosen = replace(device, listen_port=41000)
+        desk.dataplane.interfere(Change(old=device, new=chosen))
+        await desk.next_pass()
+        assert (await desk.dataplane.read()).devices == {chosen}
+
+
+async def test_a_peer_with_an_endpoint_listens_where_the_mesh_looks_for_it(desk: Desk) -> None:
+    endpoint = Endpoint.parse("203.0.113.50:51999")
+    await desk.backend.put_peer(replace(make_peer("laptop", "10.5.0.9/32"), endpoint=endpoint))
+    async with connected(desk):
+        (device,) = (await desk.dataplane.read()).devices
+        assert device.listen_port == 51999
+
+
+async def test_a_tunnels_own_packets_do_not_go_into_it(desk: Desk) -> None:
+    near = networks("198.51.100.0/27")
+    desk.backend.put_node("b1", replace(SPECS["b1"], allowed_location_ips=near))
+    async with connected(desk):
+        found = await desk.find("b1")
+        assert found is not None
+        assert near[0] in found.allowed_ips
+        routes = {route.destination for route in (await desk.dataplane.read()).routes}
+        assert near[0] not in routes
 
 
 async def test_no_leader_carries_the_network_its_own_tunnel_runs_through(desk: Desk) -> None:
