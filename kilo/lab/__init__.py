@@ -7,8 +7,10 @@ tests and ``kgctl lab`` use. What knows of Kilo stands beside it: ``meshdir`` (t
 directory), ``guests`` (the mesh's peers), ``reach`` (who reaches whom) and ``probing`` (is
 anything lost).
 
-``stores`` is the seam to where the mesh is written down: a directory, or with ``cluster`` a real
-API server on a machine of the lab's own (``storewiring`` places it, ``boxedplane`` is its life,
-``clusterobjects`` what it is filled with). ``controlplane`` is one on this machine, for tests;
-``planefiles``, ``certificates`` and ``apicalls`` serve both.
+``stores`` is the seam to where the mesh is written down, and ``openstore`` the list of what can
+stand behind it: a directory; with ``cluster`` a real API server on a machine of the lab's own
+(``boxedplane`` is its life, ``clusterobjects`` what it is filled with); with ``etcdstore`` a real
+etcd of one or more members, a machine each (``boxedetcd``, ``etcdfiles``). ``storewiring`` places
+these machines, ``boxedprogram`` runs on them. ``controlplane`` is an API server on this machine,
+for tests; ``planefiles``, ``certificates`` and ``apicalls`` serve both.
 """

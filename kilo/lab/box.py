@@ -31,6 +31,8 @@ from kilo.lab.processes import (
 )
 
 RUN_TIMEOUT_SECONDS = 120.0
+OTHERS = ("KG_", "ETCD_", "ETCDCTL_")
+"""Of the environment: what the agent and etcd's programs take for flags."""
 PYTHON = (sys.executable, "-I", "-S")
 """Starts a program of the standard library only, fast and undisturbed by the environment."""
 
@@ -42,8 +44,10 @@ def find_inits(lab: Path, name: str | None = None) -> list[int]:
 
 
 def make_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What programs in a box inherit: the caller's, without the agent's own settings."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("KG_")}
+    """What programs in a box inherit: the caller's, without what it sets for agents and stores of
+    its own.
+    """
+    inherited = {key: text for key, text in os.environ.items() if not key.startswith(OTHERS)}
     package = str(Path(kilo.__file__).parent.parent)
     path = inherited.get("PATH", "") + ":/usr/sbin:/sbin:/usr/bin:/bin"
     return inherited | {"PATH": path, "PYTHONPATH": package} | dict(extra or {})
@@ -131,9 +135,24 @@ class Box:
         timeout: float = RUN_TIMEOUT_SECONDS,
     ) -> subprocess.CompletedProcess[str]:
         """Run a program with ``text`` as its input, and wait; whatever it returns is returned."""
+        return self._complete(self.wrap(command), command, text=text, timeout=timeout)
+
+    def call_in_network(
+        self,
+        command: Sequence[str],
+        *,
+        text: str = "",
+        timeout: float = RUN_TIMEOUT_SECONDS,
+    ) -> subprocess.CompletedProcess[str]:
+        """Likewise, in the box's network only: with the machine's files and processes."""
+        return self._complete(self.wrap_network(command), command, text=text, timeout=timeout)
+
+    def _complete(
+        self, wrapped: Sequence[str], command: Sequence[str], *, text: str, timeout: float
+    ) -> subprocess.CompletedProcess[str]:
         try:
             return subprocess.run(  # noqa: S603 - running what it is told is what a box is for
-                self.wrap(command),
+                wrapped,
                 input=text,
                 capture_output=True,
                 text=True,
@@ -153,9 +172,8 @@ class Box:
         """The output of a program; raises ``LabError`` with its last words if it fails."""
         done = self.call(command, text=text, timeout=timeout)
         if done.returncode:
-            words = (done.stderr.strip() or done.stdout.strip()).splitlines()
-            reason = words[-1] if words else f"exit status {done.returncode}"
-            raise LabError(f"host {self.name}: {' '.join(command)}: {reason}")
+            words = " ".join(command)
+            raise LabError(f"host {self.name}: {words}: {find_last_words(done)}")
         return done.stdout
 
     def configure(self, command: Sequence[str], lines: str) -> None:
@@ -163,20 +181,13 @@ class Box:
 
         Raises ``LabError`` with the tool's reason and the line it did not take.
         """
-        done = subprocess.run(  # noqa: S603 - as ``call``
-            self.wrap_network(command),
-            input=lines,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=make_environment(),
-        )
+        done = self.call_in_network(command, text=lines)
         if done.returncode:
             raise LabError(f"host {self.name}: {_explain_batch(done.stderr, lines)}")
 
     def popen(self, command: Sequence[str], *, stderr: IO[str] | None = None) -> Popen:
         """Start a program whose input and output are pipes of text, line by line."""
-        return subprocess.Popen(  # noqa: S603 - as ``call``
+        return subprocess.Popen(  # noqa: S603 - as ``_complete``
             self.wrap(command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -191,7 +202,7 @@ class Box:
     ) -> None:
         """Start a program that goes on without us, a child of the box's first process."""
         with log.open("a") as output:
-            subprocess.run(  # noqa: S603 - as ``call``
+            subprocess.run(  # noqa: S603 - as ``_complete``
                 self.wrap(["setsid", "--fork", *command]),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -227,6 +238,12 @@ class Box:
 
 
 Popen = subprocess.Popen[str]
+
+
+def find_last_words(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line of what a program that failed has said."""
+    said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return said[-1] if said else f"exit status {done.returncode}"
 
 
 def _explain_batch(stderr: str, lines: str) -> str:

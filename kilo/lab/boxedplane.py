@@ -1,24 +1,19 @@
 """A control plane in a box of a lab: its processes, what may befall them, ways to speak to it.
 
-Nothing is remembered: processes are found by their arguments, so that every command of ``kgctl
-lab`` finds the same ones.
+Nothing is remembered, so that every command of ``kgctl lab`` finds the same ones.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
-import time
 from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from kilo.errors import LabError
 from kilo.lab.apicalls import ApiCaller
-from kilo.lab.box import Box, make_environment
+from kilo.lab.box import Box, find_last_words
+from kilo.lab.boxedprogram import BoxedProgram, wait_until_all_serve
 from kilo.lab.planefiles import (
     ADMIN,
     PlaneFiles,
@@ -27,14 +22,12 @@ from kilo.lab.planefiles import (
     make_etcd_command,
     make_restore_command,
 )
-from kilo.lab.processes import end_processes, is_stopped
+from kilo.lab.processes import end_processes
 
 START_SECONDS = 120.0
 """An API server is ready after 4 s on an idle machine."""
 ANSWER_SECONDS = 5.0
 RUN_SECONDS = 60.0
-POLL_SECONDS = 0.1
-QUOTED_LINES = 3
 DUAL_STACK = "IPv6DualStack=true"
 """The gate that API servers before 1.21 need to keep pod subnets of both families."""
 
@@ -48,8 +41,17 @@ class BoxedPlane:
         self._programs = find_programs()
         self._backup = files.directory / "saved.db"
         # By these, unlike by their programs' paths, they are nobody else's.
-        self._etcd = [f"--data-dir={files.directory / 'etcd'}"]
-        self._apiserver = [f"--audit-log-path={files.audit_log}"]
+        self._etcd = self._make_program("etcd", f"--data-dir={files.directory / 'etcd'}")
+        self._apiserver = self._make_program("apiserver", f"--audit-log-path={files.audit_log}")
+
+    def _make_program(self, program: str, argument: str) -> BoxedProgram:
+        log = self.files.directory / f"{program}.log"
+        return BoxedProgram(self.box, [argument], name=self._name, log=log)
+
+    @property
+    def _name(self) -> str:
+        """What errors call it."""
+        return f"store {self.files.server}"
 
     # --- its life ---
 
@@ -58,28 +60,16 @@ class BoxedPlane:
         if self._find():
             raise self._error("is running")
         self.files.write()
-        etcd = make_etcd_command(self.files, self._programs)
+        self._etcd.spawn(make_etcd_command(self.files, self._programs))
         apiserver = make_apiserver_command(self.files, self._programs)
-        self.box.spawn(etcd, log=self._log("etcd"))
-        self.box.spawn([*apiserver, *self._choose_gates()], log=self._log("apiserver"))
-        self._wait_until_it_serves()
-
-    def _log(self, program: str) -> Path:
-        return self.files.directory / f"{program}.log"
+        self._apiserver.spawn([*apiserver, *self._choose_gates()])
+        wait_until_all_serve([self._apiserver], self.serves, name=self._name, seconds=START_SECONDS)
 
     def _choose_gates(self) -> list[str]:
         command = [str(self._programs.apiserver), "--help"]
         shown = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - the control plane's own program
         needed = f"{DUAL_STACK}|false (ALPHA" in shown.stdout
         return [f"--feature-gates={DUAL_STACK}"] if needed else []
-
-    def _wait_until_it_serves(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while not self.serves():
-            if time.monotonic() > deadline or not self.box.find_processes(self._apiserver):
-                lines = self._log("apiserver").read_text(errors="replace").splitlines()
-                raise self._error(f"does not serve: {' | '.join(lines[-QUOTED_LINES:])}")
-            time.sleep(POLL_SECONDS)  # its readiness announces itself nowhere else
 
     def serves(self) -> bool:
         """Whether it answers and is ready to be used."""
@@ -100,19 +90,11 @@ class BoxedPlane:
 
     def freeze(self) -> None:
         """Stop the API server where it is: its connections stay open and say nothing."""
-        self._signal(signal.SIGSTOP)
+        self._apiserver.freeze()
 
     def thaw(self) -> None:
         """Let a frozen one go on."""
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> None:
-        processes = self.box.find_processes(self._apiserver)
-        if not processes:
-            raise self._error("is not running")
-        for process in processes:
-            with suppress(ProcessLookupError):
-                os.kill(process, number)
+        self._apiserver.thaw()
 
     def save(self) -> None:
         """Keep a copy of all that etcd holds now, for ``restore``; replaces the last one."""
@@ -131,23 +113,18 @@ class BoxedPlane:
 
     def _find(self) -> list[int]:
         """The processes there are, the API server first."""
-        return [
-            process
-            for arguments in (self._apiserver, self._etcd)
-            for process in self.box.find_processes(arguments)
-        ]
+        return [*self._apiserver.find(), *self._etcd.find()]
 
     def describe(self) -> str:
         """How it does, in a word or two."""
-        servers = self.box.find_processes(self._apiserver)
-        if not servers:
+        if not self._apiserver.running:
             return "off"
-        if any(map(is_stopped, servers)):
+        if self._apiserver.frozen:
             return "frozen"
         return "ready" if self.serves() else "does not answer"
 
     def _error(self, what: str) -> LabError:
-        return LabError(f"store {self.files.server}: {what}")
+        return LabError(f"{self._name}: {what}")
 
     # --- its API ---
 
@@ -165,23 +142,18 @@ class BoxedPlane:
 
     def wrap_kubectl(self, words: Sequence[str]) -> list[str]:
         """The command that runs ``kubectl`` as the administrator, with this machine's files."""
+        return self.box.wrap_network(self._make_kubectl(words))
+
+    def _make_kubectl(self, words: Sequence[str]) -> list[str]:
         kubectl = [str(self._programs.kubectl), f"--kubeconfig={self.files.kubeconfig}"]
         # Its cache would otherwise be in somebody's home, and outlive the lab.
         cache = f"--cache-dir={self.files.directory / 'kubectl'}"
-        return self.box.wrap_network([*kubectl, cache, *words])
+        return [*kubectl, cache, *words]
 
     def kubectl(self, *words: str, text: str = "") -> str:
         """The output of ``kubectl``, fed with ``text``; ``LabError`` with its last words."""
-        done = subprocess.run(  # noqa: S603 - running what it is told is what it is for
-            self.wrap_kubectl(words),
-            input=text,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=RUN_SECONDS,
-            env=make_environment(),
-        )
+        command = self._make_kubectl(words)
+        done = self.box.call_in_network(command, text=text, timeout=RUN_SECONDS)
         if done.returncode:
-            said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-            raise self._error(f"kubectl {' '.join(words)}: {said[-1] if said else 'failed'}")
+            raise self._error(f"kubectl {' '.join(words)}: {find_last_words(done)}")
         return done.stdout

@@ -14,10 +14,9 @@ from types import MappingProxyType
 from typing import Any
 
 from kilo.errors import ConfigError, LabError
-from kilo.flags import BOOL, DURATION, STRING, Flag, FlagSet, Parsed, format_rows
+from kilo.flags import BOOL, DURATION, INT, STRING, Flag, FlagSet, Parsed, format_rows
 from kilo.lab import demo
 from kilo.lab.box import make_environment
-from kilo.lab.boxedplane import BoxedPlane
 from kilo.lab.lab import Lab, take_down
 from kilo.lab.reach import Reachability, draw_table
 from kilo.lab.screen import Screen
@@ -36,6 +35,7 @@ GRANULARITY = Flag(
     choices=tuple(one.value for one in Granularity),
 )
 BACKEND = Flag("backend", STRING, FILE, "the store that the agents share", choices=STORES)
+MEMBERS = Flag("members", INT, 1, "of --backend=etcd or hybrid: how many members the etcd has")
 AGENTS = Flag("agents", BOOL, default=True, help="start the agents")
 WAIT = Flag("wait", DURATION, 120.0, "how long to wait until everybody reaches everybody; 0s: not")
 OUTPUT = Flag("output", STRING, "table", "how to print it", choices=("table", "json"), short="o")
@@ -119,6 +119,7 @@ def run_up(parsed: Parsed) -> int:
         Path(parsed.arguments[0]),
         name=parsed.value(NAME),
         backend=parsed.value(BACKEND),
+        members=parsed.value(MEMBERS),
         agents=parsed.value(AGENTS),
         granularity=parsed.value(GRANULARITY) or None,
         progress=lambda words: print(words, file=sys.stderr),
@@ -143,7 +144,8 @@ def run_down(parsed: Parsed) -> int:
 
 def run_demo(parsed: Parsed) -> int:
     """Show everything."""
-    return demo.run_demo(*map(Path, parsed.arguments))
+    directory = Path(*parsed.arguments[:1]) if parsed.arguments else demo.EXAMPLE
+    return demo.run_demo(directory, backend=parsed.value(BACKEND), members=parsed.value(MEMBERS))
 
 
 def run_check(parsed: Parsed) -> int:
@@ -188,24 +190,15 @@ def run_kubectl(parsed: Parsed) -> int:
     return run_through(open_lab(parsed).plane.wrap_kubectl(drop_dashes(parsed.arguments)))
 
 
-PLANE_ACTIONS: Mapping[str, Callable[[BoxedPlane], None]] = MappingProxyType(
-    {
-        "kill": BoxedPlane.kill,
-        "start": BoxedPlane.start,
-        "freeze": BoxedPlane.freeze,
-        "thaw": BoxedPlane.thaw,
-        "save": BoxedPlane.save,
-        "restore": BoxedPlane.restore,
-    }
-)
+def run_etcdctl(parsed: Parsed) -> int:
+    """Run ``etcdctl`` likewise."""
+    return run_through(open_lab(parsed).etcd.wrap_etcdctl(drop_dashes(parsed.arguments)))
 
 
 def run_store(parsed: Parsed) -> int:
-    """Do something to the control plane."""
-    word = parsed.arguments[0]
-    if word not in PLANE_ACTIONS:
-        raise ConfigError(f"store {word!r}: is not one of {', '.join(PLANE_ACTIONS)}")
-    PLANE_ACTIONS[word](open_lab(parsed).plane)
+    """Do something to the store, or to members of it."""
+    word, *members = parsed.arguments
+    open_lab(parsed).store.befall(word, members)
     return 0
 
 
@@ -267,7 +260,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             run=run_up,
             arguments="DIR",
             help="build the lab of a directory with lab.yaml and mesh/",
-            flags=(NAME, BACKEND, GRANULARITY, AGENTS, WAIT),
+            flags=(NAME, BACKEND, MEMBERS, GRANULARITY, AGENTS, WAIT),
             least=1,
             most=1,
         ),
@@ -307,13 +300,21 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             most=None,
             interspersed=False,
         ),
+        "etcdctl": Command(
+            run=run_etcdctl,
+            arguments="-- WORDS",
+            help="run etcdctl on the members of --backend=etcd that can answer",
+            least=1,
+            most=None,
+            interspersed=False,
+        ),
         "store": Command(
             run=run_store,
-            arguments="|".join(PLANE_ACTIONS),
-            help="what may befall an API server: killed, started, stopped where it is and let go"
-            " on, its data saved and set back to what was saved",
+            arguments="WORD [MEMBER ...]",
+            help="what may befall an API server or an etcd, or members of this: kill, start, freeze"
+            " (stop where it is), thaw (let go on); of an API server also save, restore",
             least=1,
-            most=1,
+            most=None,
         ),
         "cut": Command(
             run=run_cut,
@@ -359,7 +360,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
             run=run_demo,
             arguments="[DIR]",
             help="show everything: granularities, faults, a new peer",
-            flags=(),
+            flags=(BACKEND, MEMBERS),
             most=1,
         ),
     }

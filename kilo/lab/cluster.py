@@ -8,11 +8,9 @@ as the ServiceAccount of the manifests and allows it what these allow. Nothing o
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,25 +18,23 @@ from typing import Any
 import kilo
 from kilo.backends.documents import (
     API_VERSION,
-    Reading,
     make_peer_document,
     read_document,
 )
 from kilo.backends.kubernetes.crd import make_peer_crd
 from kilo.backends.kubernetes.settings import SETTINGS_NAME, make_config_map, read_config_map
-from kilo.backends.objects import DeclaredSettings, join_objects
+from kilo.backends.objects import join_objects
 from kilo.errors import ConfigError, LabError
 from kilo.lab import meshdir
 from kilo.lab.apicalls import RefusedError
 from kilo.lab.box import Box
 from kilo.lab.boxedplane import BoxedPlane
-from kilo.lab.certificates import write_private
 from kilo.lab.clusterobjects import NAMESPACE, make_node
 from kilo.lab.fabric import Fabric
+from kilo.lab.lastread import LastRead
 from kilo.lab.planefiles import PlaneFiles
-from kilo.lab.spec import HostSpec
-from kilo.lab.stores import KUBERNETES
-from kilo.lab.storewiring import STORE, find_store_address
+from kilo.lab.stores import KUBERNETES, choose_action, find_settings, parse_settings
+from kilo.lab.storewiring import find_store_address
 from kilo.mesh.model import PartialSettings, Peer, Snapshot
 
 MANIFEST = Path(kilo.__file__).parent.parent / "examples/kubernetes/rbac.yaml"
@@ -54,6 +50,19 @@ SERVED_SECONDS = 60.0
 """An API server serves a new kind of object a second after it was defined."""
 NOT_FOUND = 404
 """Of HTTP."""
+MACHINE = "@store"
+"""Where the control plane stands."""
+ACTIONS: Mapping[str, Callable[[BoxedPlane], None]] = MappingProxyType(
+    {
+        "kill": BoxedPlane.kill,
+        "start": BoxedPlane.start,
+        "freeze": BoxedPlane.freeze,
+        "thaw": BoxedPlane.thaw,
+        "save": BoxedPlane.save,
+        "restore": BoxedPlane.restore,
+    }
+)
+"""What may befall it, by the words for it."""
 
 Document = dict[str, Any]
 
@@ -62,36 +71,41 @@ class ClusterStore:
     """The store of one lab; ``fabric`` is that of a lab with a place for it (``add_store``)."""
 
     def __init__(self, lab: Path, fabric: Fabric) -> None:
-        address = find_store_address(fabric.spec)
+        address = find_store_address(fabric.spec, MACHINE)
         files = PlaneFiles(directory=lab / "store", address=str(address))
-        self.plane = BoxedPlane(Box(lab, STORE), files)
+        self.plane = BoxedPlane(Box(lab, MACHINE), files)
         self._lab = lab
         self._mesh = lab / "mesh"
         self._fabric = fabric
-        self._last = files.directory / "last-read.json"
+        self._last = LastRead(files.directory / "last-read.json", self._read, _make_snapshot)
 
     def build(self) -> None:
         snapshot = meshdir.read_snapshot(self._mesh)
         if snapshot.problems:
             raise ConfigError(f"{snapshot.problems[0]}; a cluster holds only what can be read")
-        nodes = [make_node(node) for node in snapshot.nodes]
-        self.plane.box.start()
-        self._fabric.plug(self.plane.box)
-        self.plane.start()
-        self._fill(nodes, snapshot)
+        check_nodes(snapshot)
+        self.start()
+        self.fill(snapshot)
         for host in self._fabric.spec.hosts:
             if host.agent:
-                self._let_in(host)
+                self.let_in(host.name)
         # From here on the cluster's objects are the mesh: nobody is to edit a dead letter.
         shutil.rmtree(self._mesh)
 
-    def _fill(self, nodes: Iterable[Document], snapshot: Snapshot) -> None:
+    def start(self) -> None:
+        """Make the machine and a cluster on it that holds nothing yet."""
+        self.plane.box.start()
+        self._fabric.plug(self.plane.box)
+        self.plane.start()
+
+    def fill(self, snapshot: Snapshot) -> None:
+        """Put in what is declared there, as objects of the cluster, and the roles of agents."""
         crd = json.dumps(make_peer_crd())
         # Older kubectls know fewer fields of it than newer servers.
         self.plane.kubectl("create", "--validate=false", "--filename=-", text=crd)
         self.plane.kubectl("create", f"--filename={MANIFEST}")
-        for node in nodes:
-            self.plane.call("POST", NODES, node)
+        for node in snapshot.nodes:
+            self.plane.call("POST", NODES, make_node(node))
         if snapshot.settings:
             self._write_settings(snapshot.settings)
         _wait_until(self._serves_peers, "peers are served")
@@ -101,17 +115,17 @@ class ClusterStore:
     def _serves_peers(self) -> bool:
         return self._read_if_there(PEERS) is not None
 
-    def _let_in(self, host: HostSpec) -> None:
-        """Put a kubeconfig on a host's disk."""
+    def let_in(self, host: str, *, account: str = ACCOUNT) -> None:
+        """Put a kubeconfig on a host's disk, for that ServiceAccount; the host need not run yet."""
         request = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenRequest",
             "spec": {"expirationSeconds": TOKEN_SECONDS},
         }
-        account = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{ACCOUNT}"
+        account = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{account}"
         token = self.plane.call("POST", f"{account}/token", request)["status"]["token"]
-        made = self.plane.files.make_kubeconfig(host.name, token=str(token))
-        disk = self._lab / "hosts" / host.name / "disk"
+        made = self.plane.files.make_kubeconfig(host, token=str(token))
+        disk = self._lab / "hosts" / host / "disk"
         disk.mkdir(mode=0o700, parents=True, exist_ok=True)
         made.replace(disk / "kubeconfig")
 
@@ -124,30 +138,14 @@ class ClusterStore:
         )
 
     def read_snapshot(self) -> Snapshot:
-        """As the protocol says; heartbeats are as old as they were when they were last read."""
-        try:
-            read = self._read()
-        except LabError:
-            if not self._last.exists():
-                raise
-            read = json.loads(self._last.read_text())
-        snapshot = _make_snapshot(read)
-        elapsed = int(time.time() - read["time"])
-        seen = {name: stamp + elapsed for name, stamp in snapshot.last_seen.items()}
-        return replace(snapshot, last_seen=MappingProxyType(seen))
+        return self._last.read_snapshot()
 
     def _read(self) -> Document:
-        read = {
-            "time": time.time(),
+        return {
             "nodes": self.plane.call("GET", NODES, timeout=READ_SECONDS),
             "peers": self.plane.call("GET", PEERS, timeout=READ_SECONDS),
             "settings": self._read_config_map(),
         }
-        # Under a name of its own: another command may be doing the same.
-        new = self._last.with_name(f"last-read.{os.getpid()}")
-        write_private(new, json.dumps(read))
-        new.replace(self._last)
-        return read
 
     def _read_config_map(self) -> Document:
         return self._read_if_there(f"{CONFIG_MAPS}/{SETTINGS_NAME}") or {}
@@ -161,17 +159,9 @@ class ClusterStore:
             return None
 
     def set_settings(self, **fields: object) -> None:
-        document = {
-            "apiVersion": API_VERSION,
-            "kind": "Settings",
-            "metadata": {"name": "mesh"},
-            "spec": fields,
-        }
-        changed = read_document(document, source="settings")
-        if changed.problems:
-            raise ConfigError(str(changed.problems[0]))
-        now = _find_settings(read_config_map(self._read_config_map()))
-        self._write_settings(now | _find_settings(changed))
+        changed = parse_settings(fields)
+        now = find_settings(read_config_map(self._read_config_map()))
+        self._write_settings(now | changed)
 
     def _write_settings(self, settings: PartialSettings) -> None:
         document = make_config_map(settings, namespace=NAMESPACE)
@@ -184,14 +174,20 @@ class ClusterStore:
     def put_peer(self, peer: Peer) -> None:
         self.plane.call("POST", PEERS, make_peer_document(peer))
 
+    def befall(self, word: str, members: Sequence[str]) -> None:
+        act = choose_action(word, ACTIONS)
+        if members:
+            raise ConfigError(f"store {word}: {members[0]!r}: an API server has no members")
+        act(self.plane)
+
     def describe(self) -> str:
         return f"Kubernetes API server {self.plane.files.server}: {self.plane.describe()}"
 
 
-def _find_settings(reading: Reading) -> PartialSettings:
-    values = [one.value for one in reading.found]
-    found = (value.settings for value in values if isinstance(value, DeclaredSettings))
-    return next(found, PartialSettings())
+def check_nodes(snapshot: Snapshot) -> None:
+    """``ConfigError`` for a node that no cluster can hold."""
+    for node in snapshot.nodes:
+        make_node(node)
 
 
 def _make_snapshot(read: Document) -> Snapshot:

@@ -36,14 +36,17 @@ SILENCE_SECONDS = 10.0
 BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
 
 
-def run_demo(directory: Path = EXAMPLE) -> int:
-    """Show everything; 0, or ``KiloError`` for the first thing that did not hold."""
+def run_demo(directory: Path, *, backend: str, members: int) -> int:
+    """Show everything; 0, or ``KiloError`` for the first thing that did not hold.
+
+    ``backend`` and ``members`` are as ``Lab.up`` takes them.
+    """
     # As Ctrl-C does: takes the lab down on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     before = describe_machine()
     started = time.monotonic()
     _title(f"A mesh of {directory.name}, on this machine only")
-    with Lab.up(directory, name=NAME, progress=_say) as lab:
+    with Lab.up(directory, name=NAME, backend=backend, members=members, progress=_say) as lab:
         namespaces = list_namespaces(find_inits(lab.path))
         _show_forming(lab)
         _show_graph(lab)
@@ -75,7 +78,7 @@ def _watch(lab: Lab, timeout: float) -> None:
 
 
 def _await(condition: Callable[[], bool], what: str, timeout: float) -> None:
-    """Wait for something that announces itself nowhere but in the mesh directory."""
+    """Wait for something that announces itself nowhere but in the store."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
@@ -152,7 +155,7 @@ def _show_takeover(lab: Lab) -> None:
 
 
 def _show_new_peer(lab: Lab) -> None:
-    _title("A tablet is let in: one more file in the mesh directory")
+    _title("A tablet is let in: one more Peer in the store")
     lab.add_peer("tablet", "10.5.0.2/32", "fd00:5::2/128", endpoint="203.0.113.51:51820")
     _watch(lab, CHANGE_SECONDS)
 

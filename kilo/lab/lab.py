@@ -9,7 +9,6 @@ with Lab.up(Path("examples/file/three-clouds"), name="try") as lab:
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,36 +19,30 @@ from itertools import permutations
 from pathlib import Path
 from typing import Self, TypeVar
 
-from kilo.errors import ConfigError, LabError
+from kilo.errors import LabError
 from kilo.keyfile import generate_private_key, load_private_key, public_key
 from kilo.lab import meshdir, reach, wiring
 from kilo.lab.box import find_inits
+from kilo.lab.boxedetcd import BoxedEtcd
 from kilo.lab.boxedplane import BoxedPlane
 from kilo.lab.cluster import ClusterStore
+from kilo.lab.etcdstore import EtcdStore
 from kilo.lab.fabric import PARALLEL_BOXES, Fabric
 from kilo.lab.guests import follow
 from kilo.lab.host import Host
+from kilo.lab.hybridstore import HybridStore
+from kilo.lab.openstore import list_machines, open_store
 from kilo.lab.pods import Pod
 from kilo.lab.probing import Place, Probe
 from kilo.lab.processes import end_processes
 from kilo.lab.reach import Reachability, Target
+from kilo.lab.requirements import require_root, require_tools
 from kilo.lab.spec import HostSpec, LabSpec, load_spec
 from kilo.lab.storage import UP, LabState, Storage
-from kilo.lab.stores import FILE, KUBERNETES, STORES, DirectoryStore, Store
+from kilo.lab.stores import FILE
 from kilo.lab.storewiring import add_store
 from kilo.mesh.model import Endpoint, Node, Peer
 from kilo.mesh.topology import Topology
-
-TOOLS = {
-    "ip": "iproute2",
-    "nft": "nftables",
-    "nsenter": "util-linux",
-    "setsid": "util-linux",
-    "sysctl": "procps",
-    "fping": "fping",
-    "wg": "wireguard-tools",
-}
-"""The programs a lab runs, and the Debian packages they come in."""
 
 CHECK_PAUSE_SECONDS = 0.5
 
@@ -64,49 +57,50 @@ def _say_nothing(_: str) -> None:
 class Lab:
     """One lab of this machine, by name; also a context manager that takes it down."""
 
-    def __init__(self, storage: Storage, spec: LabSpec, *, backend: str) -> None:
+    def __init__(self, storage: Storage, spec: LabSpec, state: LabState) -> None:
         self.name = storage.name
         self.path = storage.path
         self.mesh = storage.path / "mesh"
-        """The mesh as documents; of a cluster only until that is filled with them."""
+        """The mesh as documents; of another store only until that is filled with them."""
         self.spec = spec
         self._storage = storage
-        self.fabric = Fabric(storage.path, add_store(spec) if backend == KUBERNETES else spec)
-        self.store: Store = DirectoryStore(self.mesh)
-        if backend == KUBERNETES:
-            self.store = ClusterStore(storage.path, self.fabric)
+        machines = list_machines(state.backend, state.members)
+        self.fabric = Fabric(storage.path, add_store(spec, machines))
+        self.store = open_store(state.backend, storage.path, self.fabric, state.members)
         self.hosts = {host.name: self._make_host(host) for host in spec.hosts}
 
     def _make_host(self, spec: HostSpec) -> Host:
         return Host(self.path, spec, (*self.store.flags(spec.name), *self.spec.flags))
 
     @classmethod
-    def up(
+    def up(  # noqa: PLR0913 - all that can be said of a lab
         cls,
         directory: Path,
         *,
         name: str = "lab",
         backend: str = FILE,
+        members: int = 1,
         agents: bool = True,
         granularity: str | None = None,
         progress: Progress = _say_nothing,
     ) -> Self:
         """Make the lab of a directory with ``lab.yaml`` and ``mesh/``, its agents started.
 
-        ``backend``, one of ``STORES``, is the store that agents share. Raises ``ConfigError`` for
-        a bad ``lab.yaml`` before anything is made, ``LabError`` if a lab of that name exists or
-        the machine cannot make it; then what was made is taken down.
+        ``backend``, one of ``STORES``, is the store that agents share, an etcd's with that many
+        ``members``. Raises ``ConfigError`` for a bad ``lab.yaml`` before anything is made,
+        ``LabError`` if a lab of that name exists or the machine cannot make it; then what was made
+        is taken down.
         """
-        if backend not in STORES:
-            raise ConfigError(f"backend {backend!r}: is not one of {', '.join(STORES)}")
+        list_machines(backend, members)
         spec = load_spec(directory / "lab.yaml")
-        _require_root()
-        _require_tools()
+        require_root()
+        require_tools()
         storage = Storage(name)
-        storage.create(LabState(source=str(directory), step="beginning", backend=backend))
+        state = LabState(source=str(directory), step="beginning", backend=backend, members=members)
+        storage.create(state)
         try:
             with storage.lock():
-                lab = cls(storage, spec, backend=backend)
+                lab = cls(storage, spec, state)
                 lab._build(directory, granularity=granularity, agents=agents, progress=progress)
         except BaseException:
             take_down(name)
@@ -116,7 +110,7 @@ class Lab:
     @classmethod
     def open(cls, name: str = "lab") -> Self:
         """A lab that is up; raises ``LabError`` if it is not, or only half."""
-        _require_root()
+        require_root()
         storage = Storage(name)
         state = storage.read()
         if state.step != UP:
@@ -124,7 +118,7 @@ class Lab:
                 f"lab {name!r}: was left half-built ({state.step});"
                 f" 'kgctl lab down --name {name}' takes it down"
             )
-        return cls(storage, load_spec(storage.path / "lab.yaml"), backend=state.backend)
+        return cls(storage, load_spec(storage.path / "lab.yaml"), state)
 
     def __enter__(self) -> Self:
         return self
@@ -211,9 +205,18 @@ class Lab:
     @property
     def plane(self) -> BoxedPlane:
         """The control plane that holds the mesh; raises ``LabError`` where a directory does."""
-        if isinstance(self.store, ClusterStore):
-            return self.store.plane
+        store = self.store.cluster if isinstance(self.store, HybridStore) else self.store
+        if isinstance(store, ClusterStore):
+            return store.plane
         raise LabError(f"lab {self.name!r}: its store is {self.store.describe()}; no API server")
+
+    @property
+    def etcd(self) -> BoxedEtcd:
+        """The etcd that holds the mesh; raises ``LabError`` where another store does."""
+        store = self.store.rack if isinstance(self.store, HybridStore) else self.store
+        if isinstance(store, EtcdStore):
+            return store.etcd
+        raise LabError(f"lab {self.name!r}: its store is {self.store.describe()}; no etcd")
 
     def kill(self, name: str) -> None:
         """Switch a host off, as a power cut does; its disk stays."""
@@ -364,23 +367,12 @@ class Lab:
         take_down(self.name)
 
 
-def _require_root() -> None:
-    if os.geteuid() != 0:
-        raise ConfigError("a lab is made of namespaces: be root")
-
-
-def _require_tools() -> None:
-    for tool, package in TOOLS.items():
-        if shutil.which(tool, path="/usr/sbin:/sbin:/usr/bin:/bin") is None:
-            raise ConfigError(f"{tool}: is not installed; on Debian: apt-get install {package}")
-
-
 def take_down(name: str) -> bool:
     """End every process of a lab and delete what it wrote; false if there was nothing.
 
     Works on a lab in any state: half-built, crashed, without its directory.
     """
-    _require_root()
+    require_root()
     storage = Storage(name)
     if not storage.exists:
         return _end_boxes(storage.path)

@@ -59,13 +59,13 @@ def find_programs() -> Programs:
 
     ``LabError`` names what is missing and how to get it.
     """
-    etcdctl = _find("etcdctl")
+    etcdctl = find_program("etcdctl")
     return Programs(
         apiserver=_find_apiserver(),
-        etcd=_find("etcd"),
+        etcd=find_program("etcd"),
         etcdctl=etcdctl,
         restorer=_look_for("etcdutl") or etcdctl,
-        kubectl=_find("kubectl"),
+        kubectl=find_program("kubectl"),
     )
 
 
@@ -87,7 +87,11 @@ PACKAGES = {"etcd": "etcd-server", "etcdctl": "etcd-client", "kubectl": "kuberne
 """Program -> the Debian package that it comes in."""
 
 
-def _find(name: str) -> Path:
+def find_program(name: str) -> Path:
+    """A program of a store, in ``KUBEBUILDER_ASSETS`` or on PATH.
+
+    ``LabError`` says how to get one that is missing.
+    """
     found = _look_for(name)
     if found is None:
         raise LabError(

@@ -15,6 +15,7 @@
         flags: [--log-level=debug]                    # more flags for its agent
       printer: {agent: false, networks: {oregon: 192.168.1.50}}
       laptop: {peer: laptop, networks: {internet: 198.51.100.50}}
+      rack-1: {store: etcd, networks: {internet: 198.51.100.61}}      # in a lab of two stores
     flags: [--resync-period=10s]                      # more flags for every agent
 
 The first usable address of each subnet of a network with ``public`` or ``nat`` is its router's. A
@@ -86,6 +87,8 @@ class HostSpec:
     peer: str = ""
     """The name of the mesh's Peer it plays; such a host has no agent."""
     flags: tuple[str, ...] = ()
+    store: str = ""
+    """Where its Node or Peer stands, in a lab of several stores; empty: in the first."""
 
     @property
     def addresses(self) -> tuple[IPAddress, ...]:
@@ -278,6 +281,7 @@ def _parse_host(name: str, fields: _Fields, networks: dict[str, Network]) -> Hos
         agent=fields.flag("agent", default=not peer),
         peer=peer,
         flags=fields.texts("flags"),
+        store=str(fields.take("store", "") or ""),
     )
     if host.agent and peer:
         raise fields.error("peer", peer, "is played without an agent: take 'agent: true' away")

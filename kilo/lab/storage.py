@@ -4,7 +4,7 @@
     lab.yaml        as it was at ``up``
     mesh/           the mesh directory that all agents share; of another store only until that is
                     filled with it
-    store/          what such a store keeps: data, certificates, logs
+    store/ etcd/    what such a store keeps: data, certificates, logs
     etc-hosts       the hosts' /etc/hosts
     hosts/HOST/     disk/ (its /var/lib/kilo, which outlives a kill) and mount points
     logs/HOST.log   its agent's JSON lines
@@ -43,6 +43,8 @@ class LabState:
     """What was being done when it was written; ``up`` when nothing was."""
     backend: str = FILE
     """Which store the agents share."""
+    members: int = 1
+    """Of an etcd."""
     cuts: tuple[tuple[str, ...], ...] = ()
     """Hosts, or pairs of hosts, that are cut off now."""
 

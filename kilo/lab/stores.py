@@ -6,15 +6,23 @@ that; for other backends the documents are what the store is filled with, once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from kilo.backends.documents import API_VERSION, Reading, read_document
+from kilo.backends.objects import DeclaredSettings
+from kilo.errors import ConfigError
 from kilo.lab import meshdir
-from kilo.mesh.model import Peer, Snapshot
+from kilo.mesh.model import PartialSettings, Peer, Snapshot
 
-FILE, KUBERNETES = "file", "kubernetes"
-STORES = (FILE, KUBERNETES)
+FILE, KUBERNETES, ETCD = "file", "kubernetes", "etcd"
+HYBRID = "hybrid"
+"""Kubernetes and etcd, read as one mesh."""
+STORES = (FILE, KUBERNETES, ETCD, HYBRID)
 """The backends that a lab's agents can run on."""
+
+A = TypeVar("A")
 
 
 class Store(Protocol):
@@ -49,6 +57,13 @@ class Store(Protocol):
         """Let a new peer in."""
         ...
 
+    def befall(self, word: str, members: Sequence[str]) -> None:
+        """Let that happen to the store, or to these members of it: ``kill``, ``start``, …
+
+        Raises ``ConfigError`` for what cannot happen to it.
+        """
+        ...
+
     def describe(self) -> str:
         """What it is and how it does, in one line."""
         ...
@@ -75,5 +90,36 @@ class DirectoryStore:
     def put_peer(self, peer: Peer) -> None:
         meshdir.add_peer(self._directory, peer)
 
+    def befall(self, word: str, members: Sequence[str]) -> None:  # noqa: ARG002 - to nobody
+        raise ConfigError(f"store {word}: the store is {self.describe()}")
+
     def describe(self) -> str:
         return f"the directory {self._directory}"
+
+
+def choose_action(word: str, actions: Mapping[str, A]) -> A:
+    """The one of that name; raises ``ConfigError`` naming those there are."""
+    if word not in actions:
+        raise ConfigError(f"store {word!r}: is not one of {', '.join(actions)}")
+    return actions[word]
+
+
+def parse_settings(fields: Mapping[str, object]) -> PartialSettings:
+    """Fields as a Settings document has them; raises ``ConfigError`` naming one that is bad."""
+    document = {
+        "apiVersion": API_VERSION,
+        "kind": "Settings",
+        "metadata": {"name": "mesh"},
+        "spec": dict(fields),
+    }
+    reading = read_document(document, source="settings")
+    if reading.problems:
+        raise ConfigError(str(reading.problems[0]))
+    return find_settings(reading)
+
+
+def find_settings(reading: Reading) -> PartialSettings:
+    """The settings among what was read; empty if there are none."""
+    values = [one.value for one in reading.found]
+    found = (value.settings for value in values if isinstance(value, DeclaredSettings))
+    return next(found, PartialSettings())

@@ -1,11 +1,12 @@
 """Where a store with processes of its own stands in a lab, and who gets there; pure.
 
-It is a machine on the first public network, ``@store``, at an address that nobody else has. Hosts
-reach it over the networks of ``lab.yaml``, behind NATs too, and are cut off from it with these.
+It is a machine on the first public network, or several, at addresses that nobody else has. Hosts
+reach them over the networks of ``lab.yaml``, behind NATs too, and are cut off from them with these.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 
@@ -14,15 +15,19 @@ from kilo.lab.spec import Attachment, HostSpec, LabSpec, Network, gateway_of
 from kilo.lab.wiring import choose_uplink
 from kilo.mesh.model import IPAddress, IPNetwork
 
-STORE = "@store"
 
+def add_store(spec: LabSpec, machines: Iterable[str]) -> LabSpec:
+    """The same networks with the store's machines among the hosts, as the last ones.
 
-def add_store(spec: LabSpec) -> LabSpec:
-    """The same networks with the store's machine among the hosts, as the last one.
-
-    Raises ``ConfigError`` if there is no place for it, or a host with an agent that cannot get
-    there.
+    Their names begin with ``@``, as no host's does. Raises ``ConfigError`` if there is no place
+    for one, or a host with an agent that cannot get there.
     """
+    for name in machines:
+        spec = replace(spec, hosts=(*spec.hosts, _make_machine(spec, name)))
+    return spec
+
+
+def _make_machine(spec: LabSpec, name: str) -> HostSpec:
     network = next((network for network in spec.networks if network.public), None)
     if network is None:
         raise ConfigError("lab.yaml: networks: none is public, where the store could stand")
@@ -37,13 +42,12 @@ def add_store(spec: LabSpec) -> LabSpec:
                 f"lab.yaml: hosts.{host.name}: has no way to network {network.name!r}, where the"
                 f" store stands at {address}"
             )
-    store = HostSpec(name=STORE, attachments=(place,), agent=False)
-    return replace(spec, hosts=(*spec.hosts, store))
+    return HostSpec(name=name, attachments=(place,), agent=False)
 
 
-def find_store_address(spec: LabSpec) -> IPAddress:
-    """Where the store is, in a lab that ``add_store`` made."""
-    return spec.hosts[-1].addresses[0]
+def find_store_address(spec: LabSpec, machine: str) -> IPAddress:
+    """Where a machine of the store is, in a lab that ``add_store`` made."""
+    return next(host for host in spec.hosts if host.name == machine).addresses[0]
 
 
 def _choose_address(spec: LabSpec, network: Network, subnet: IPNetwork) -> IPAddress:

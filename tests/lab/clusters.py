@@ -1,9 +1,11 @@
-"""A mesh whose store is a real API server, and how to look at and change what stands there."""
+"""A mesh whose store is a server of its own, and how to look at and change what stands there."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import permutations
 from typing import Any
 
 import yaml
@@ -12,6 +14,7 @@ from kilo.backends.documents import API_VERSION
 from kilo.lab.boxedplane import BoxedPlane
 from kilo.lab.host import Host
 from kilo.lab.lab import Lab
+from tests.lab.meshes import ask, wait_ready
 
 LAB = """
 networks:
@@ -105,17 +108,62 @@ def has_peer(host: Host, key: str) -> bool:
     return key in host.run(["wg", "show", "kilo0", "peers"]).split()
 
 
-def make_guest(name: str, key: str, *allowed_ips: str) -> str:
-    """The manifest of a Peer at the address of the host that plays one."""
+def make_guest_document(name: str, key: str, *allowed_ips: str) -> dict[str, Any]:
+    """A Peer at the address of the host that plays one."""
     spec: dict[str, Any] = {
         "publicKey": key,
         "allowedIPs": list(allowed_ips),
         "persistentKeepalive": 5,
         "endpoint": {"dnsOrIP": {"ip": "203.0.113.50"}, "port": 51820},
     }
-    return yaml.safe_dump(
-        {"apiVersion": API_VERSION, "kind": "Peer", "metadata": {"name": name}, "spec": spec}
-    )
+    return {"apiVersion": API_VERSION, "kind": "Peer", "metadata": {"name": name}, "spec": spec}
+
+
+def make_guest(name: str, key: str, *allowed_ips: str) -> str:
+    """Likewise, as its manifest."""
+    return yaml.safe_dump(make_guest_document(name, key, *allowed_ips))
+
+
+def wait_all_ready(lab: Lab) -> None:
+    """Until every agent has made a pass that succeeded."""
+    for host in lab.agent_hosts:
+        wait_ready(host)
+
+
+def all_ready(lab: Lab) -> bool:
+    """Whether every agent says so."""
+    return all(ask(host, "/ready") == 200 for host in lab.agent_hosts)
+
+
+def list_leaders(lab: Lab) -> list[Host]:
+    """The hosts that lead their locations."""
+    return [lab.host(name) for name in LEADERS]
+
+
+@contextmanager
+def no_loss(lab: Lab, names: Sequence[str] = AGENTS) -> Iterator[None]:
+    """Fails if a datagram is lost between any two of the hosts, of one each 10 ms.
+
+    Those do not count that the kernel let fall because nobody fetched them: a busy machine starves
+    a WireGuard in user space, and its socket's queue is full after 200 ms, whatever agents do.
+    """
+    unfetched = count_unfetched(lab)
+    with lab.probe(permutations(names, 2)) as probe:
+        yield
+        losses = probe.stop()
+    assert losses.sent > 0
+    assert losses.lost <= count_unfetched(lab) - unfetched, losses
+
+
+def count_unfetched(lab: Lab) -> int:
+    """How many datagrams found their socket's queue full, on hosts with agents, since ever."""
+    return sum(_count_unfetched(host) for host in lab.agent_hosts)
+
+
+def _count_unfetched(host: Host) -> int:
+    shown = host.run(["cat", "/proc/net/snmp"])
+    names, values = (line.split() for line in shown.splitlines() if line.startswith("Udp:"))
+    return int(dict(zip(names, values, strict=True))["RcvbufErrors"])
 
 
 OUTAGES: dict[str, tuple[Callable[[BoxedPlane], None], Callable[[BoxedPlane], None]]] = {

@@ -168,18 +168,29 @@ _watches = count(1)
 
 
 @contextmanager
-def never_seen(lab: Lab, network: str, match: str) -> Iterator[None]:
-    """Fails if a packet that matches, in ``nft``'s words, crosses a network in the meantime."""
+def watching(lab: Lab, network: str, match: str) -> Iterator[Callable[[], int]]:
+    """Counts the packets that match, in ``nft``'s words, and cross a network from now on."""
     table = f"watch{next(_watches)}"
     ports = ", ".join(cable.port for cable in lab.fabric.cables if cable.network == network)
     fabric = lab.fabric.box
     fabric.run(["nft", "-f", "-"], text=WATCH.format(table=table, ports=ports, match=match))
+
+    def count() -> int:
+        listed = fabric.run(["nft", "list", "counters", "table", "bridge", table])
+        return int(listed.partition("packets ")[2].split()[0])
+
     try:
-        yield
-        seen = fabric.run(["nft", "list", "counters", "table", "bridge", table])
-        assert "packets 0 bytes 0" in seen, f"{match} on {network}"
+        yield count
     finally:
         fabric.run(["nft", "delete", "table", "bridge", table])
+
+
+@contextmanager
+def never_seen(lab: Lab, network: str, match: str) -> Iterator[None]:
+    """Fails if a packet that matches, in ``nft``'s words, crosses a network in the meantime."""
+    with watching(lab, network, match) as count_seen:
+        yield
+        assert count_seen() == 0, f"{match} on {network}"
 
 
 NETWORK_COMMANDS = (

@@ -11,31 +11,32 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from kilo.keyfile import generate_private_key, public_key
-from kilo.lab.host import Host
 from kilo.lab.lab import Lab
 from tests.lab.clusters import (
     AGENTS,
     KILO,
     LAB,
-    LEADERS,
     MESH,
     OUTAGES,
     REGION,
+    all_ready,
     has_peer,
+    list_leaders,
     make_guest,
+    no_loss,
     read_annotations,
     read_key,
     read_lasting_annotations,
+    wait_all_ready,
 )
 from tests.lab.conftest import write_directory
-from tests.lab.meshes import ask, count_writes, wait_each, wait_ready, wait_until
+from tests.lab.meshes import ask, count_writes, wait_each, wait_until
 
 OUTAGE_SECONDS = 75.0
 """Longer than the 60 s of silence after which a node that can be heard of counts as dead."""
@@ -60,30 +61,6 @@ def mesh(lab: Lab) -> Lab:
     wait_all_ready(lab)
     lab.wait_reachable()
     return lab
-
-
-def wait_all_ready(lab: Lab) -> None:
-    for host in lab.agent_hosts:
-        wait_ready(host)
-
-
-def all_ready(lab: Lab) -> bool:
-    return all(ask(host, "/ready") == 200 for host in lab.agent_hosts)
-
-
-def list_leaders(lab: Lab) -> list[Host]:
-    return [lab.host(name) for name in LEADERS]
-
-
-@contextmanager
-def no_loss(lab: Lab) -> Iterator[None]:
-    """Fails if a datagram is lost between any two nodes, of one each 10 ms."""
-    pairs = [(one, other) for one in AGENTS for other in AGENTS if one != other]
-    with lab.probe(pairs) as probe:
-        yield
-        losses = probe.stop()
-    assert losses.sent > 0
-    assert not losses.lost, losses
 
 
 def test_every_pair_of_six_hosts_in_three_locations_is_reachable(mesh: Lab) -> None:

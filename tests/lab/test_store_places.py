@@ -14,10 +14,11 @@ from kilo.errors import ConfigError
 from kilo.lab import meshdir
 from kilo.lab.clusterobjects import POD_SUBNETS, make_node
 from kilo.lab.spec import LabSpec, parse_spec
-from kilo.lab.storewiring import STORE, add_store, find_store_address
+from kilo.lab.storewiring import add_store, find_store_address
 from kilo.lab.wiring import plan_cables
 
 EXAMPLE = Path(__file__).parents[2] / "examples/file/three-clouds"
+STORE = "@store"
 NETWORKS = """
 networks:
   lan: {subnets: [192.168.1.0/24]}
@@ -34,22 +35,34 @@ def make_spec(hosts: str, networks: str = NETWORKS) -> LabSpec:
 def test_the_store_takes_the_highest_address_that_nobody_has() -> None:
     # .7 is the broadcast address, .6 a host's, .5 a NAT's.
     networks = NETWORKS.replace("198.51.100.9", "198.51.100.5")
-    spec = add_store(make_spec("a1: {networks: {internet: 198.51.100.6}}", networks))
-    assert find_store_address(spec) == ip_address("198.51.100.4")
+    spec = add_store(make_spec("a1: {networks: {internet: 198.51.100.6}}", networks), [STORE])
+    assert find_store_address(spec, STORE) == ip_address("198.51.100.4")
+
+
+def test_each_machine_of_a_store_has_an_address_of_its_own() -> None:
+    names = ["@etcd-1", "@etcd-2", "@etcd-3"]
+    spec = add_store(
+        make_spec(
+            "a1: {networks: {internet: 198.51.100.5}}", networks=NETWORKS.replace("100.9", "100.2")
+        ),
+        names,
+    )
+    addresses = [find_store_address(spec, name) for name in names]
+    assert addresses == [ip_address(f"198.51.100.{number}") for number in (6, 4, 3)]
 
 
 def test_hosts_keep_their_cables_when_a_store_is_added() -> None:
     hosts = "a1: {networks: {internet: 198.51.100.2}}, b1: {networks: {inner: 192.168.60.11}}"
     networks = NETWORKS.replace("198.51.100.9", "198.51.100.5")
     spec = make_spec(hosts, networks)
-    cables = plan_cables(add_store(spec))
+    cables = plan_cables(add_store(spec, [STORE]))
     assert cables[:-1] == plan_cables(spec)
     assert cables[-1].box == STORE
 
 
 def test_a_store_is_reached_through_as_many_nats_as_there_are() -> None:
     networks = NETWORKS.replace("198.51.100.9", "198.51.100.5")
-    add_store(make_spec("b1: {networks: {inner: 192.168.60.11}}", networks))
+    add_store(make_spec("b1: {networks: {inner: 192.168.60.11}}", networks), [STORE])
 
 
 @pytest.mark.parametrize(
@@ -69,12 +82,14 @@ def test_a_lab_without_a_place_for_a_store_is_refused(
     networks: str, host: str, reason: str
 ) -> None:
     with pytest.raises(ConfigError, match=reason):
-        add_store(make_spec(f"a1: {{networks: {{{host}}}}}", networks))
+        add_store(make_spec(f"a1: {{networks: {{{host}}}}}", networks), [STORE])
 
 
 def test_a_plain_machine_need_not_reach_the_store() -> None:
     networks = NETWORKS.replace("198.51.100.9", "198.51.100.5")
-    add_store(make_spec("printer: {agent: false, networks: {lan: 192.168.1.50}}", networks))
+    add_store(
+        make_spec("printer: {agent: false, networks: {lan: 192.168.1.50}}", networks), [STORE]
+    )
 
 
 def read_nodes(path: Path) -> list[tuple[dict[str, object], DeclaredNode]]:
