@@ -10,6 +10,7 @@
 set -eu
 
 prefix=${KILO_PREFIX:-/kilo}
+prefix=${prefix%/} # as kg reads --etcd-prefix
 export ETCDCTL_API=3
 
 make_role() {

@@ -13,12 +13,12 @@ from kilo.backends.etcd.asks import get, grant, put
 from kilo.backends.etcd.backend import EtcdBackend, Registration
 from kilo.backends.etcd.client import Client
 from kilo.backends.etcd.keys import Keys
-from kilo.backends.etcd.lease import LEASE_SECONDS
+from kilo.backends.etcd.lease import LEASE_SECONDS, Lease
 from kilo.errors import BackendError
 from kilo.mesh.model import NodeSpec
 from tests.backends.etcds import Etcd, connect, share_etcd
 from tests.backends.fakeapi import until
-from tests.backends.following import Follower, names
+from tests.backends.following import LIMIT_SECONDS, Follower, names
 from tests.backends.stores import NOW
 from tests.builders import make_peer, make_report
 from tests.cluster.relay import Relay
@@ -106,10 +106,13 @@ async def test_a_name_that_is_none_is_refused_before_anything_is_asked(
 # Leases
 
 
-async def test_a_report_is_held_by_a_lease_of_a_minute(client: Client, keys: Keys) -> None:
+async def test_a_report_is_held_by_a_lease_that_outlasts_an_outage(
+    client: Client, keys: Keys
+) -> None:
     backend = open_backend(keys)
     await backend.publish(make_report("a1"))
     first = await read_lease(client, keys)
+    assert LEASE_SECONDS >= 12 * 3600
     assert f"granted with TTL({LEASE_SECONDS}s)" in share_etcd().ctl(
         "lease", "timetolive", f"{first:x}"
     )
@@ -236,6 +239,28 @@ async def test_a_report_that_was_lost_in_an_outage_is_back_soon_after_it(
         await backend.close()
 
 
+async def test_a_report_that_could_not_be_put_back_at_once_is_put_back_later(
+    client: Client,
+) -> None:
+    restored = asyncio.Event()
+    tries = 0
+
+    async def restore() -> None:
+        """As a report is put back: under a new lease, and the first time the store fails."""
+        nonlocal tries
+        tries += 1
+        await lease.get()
+        if tries == 1:
+            raise BackendError("the store is away again")
+        restored.set()
+
+    lease = Lease(client, restore=restore, renew_seconds=0.2)
+    revoke(await lease.get())
+    async with asyncio.timeout(LIMIT_SECONDS):
+        await restored.wait()
+    await lease.stop()
+
+
 async def test_many_tasks_may_publish_and_withdraw_at_once(client: Client, keys: Keys) -> None:
     backend = open_backend(keys)
     found = [f"n{number}" for number in range(20)]
@@ -297,6 +322,28 @@ async def test_a_node_is_declared_before_its_report_and_provided_for_after_it(
     assert await has_report(client, keys)
     assert register.asked == [("ensure", False), ("ensure", False), ("provide", True)]
     await backend.close()
+
+
+async def test_a_report_that_is_under_way_when_it_is_closed_leaves_nothing_running(
+    client: Client, keys: Keys
+) -> None:
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    class Slow(Register):
+        async def ensure(self, name: str) -> None:
+            begun.set()
+            await may_end.wait()
+            await super().ensure(name)
+
+    before = asyncio.all_tasks()
+    backend = EtcdBackend(connect(share_etcd().url), keys, registration=Slow(client, keys))
+    publishing = asyncio.create_task(backend.publish(make_report("a1")))
+    await begun.wait()
+    await backend.close()
+    may_end.set()
+    with pytest.raises(BackendError, match="closed"):
+        await publishing
+    assert {task.get_name() for task in asyncio.all_tasks() - before} == set()
 
 
 async def test_the_registration_hears_of_every_key_that_changes(client: Client, keys: Keys) -> None:

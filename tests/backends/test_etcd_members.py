@@ -111,18 +111,26 @@ async def test_where_no_member_answers_all_are_named_in_their_order() -> None:
     )
 
 
-@pytest.mark.parametrize("is_repeatable", [False, True])
-async def test_what_may_have_been_carried_out_is_asked_again_only_if_that_does_no_harm(
-    two_ways: tuple[Relay, Relay], *, is_repeatable: bool
+@pytest.mark.parametrize("host", ["etcd..example", "x" * 64])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_name_that_no_host_can_have_is_one_line(scheme: str, host: str) -> None:
+    url = f"{scheme}://{host}:2379"
+    assert await hear_failure(url) == (
+        f"etcd {url}: get {KEY}: cannot resolve {host}: is no name of a host"
+    )
+
+
+async def test_what_may_have_been_carried_out_is_asked_of_another_member(
+    two_ways: tuple[Relay, Relay],
 ) -> None:
     async with using_both(two_ways) as (client, used, unused):
         for way in two_ways:
             way.freeze()  # whether a request has been heard behind it nobody can tell
-        ask = transact(when=[], then=[put("/unclear", b"x")], is_repeatable=is_repeatable)
+        ask = transact(when=[], then=[put("/unclear", b"x")])
         with pytest.raises(EtcdError) as caught:
             await client.call(ask)
         assert url_of(used) in str(caught.value)
-        assert (url_of(unused) in str(caught.value)) == is_repeatable
+        assert url_of(unused) in str(caught.value)
 
 
 async def test_what_was_never_sent_is_asked_of_another_member_in_any_case(
@@ -131,7 +139,7 @@ async def test_what_was_never_sent_is_asked_of_another_member_in_any_case(
     async with using_both(two_ways) as (client, used, _):
         used.refuse()
         await until(lambda: has_noticed(client))
-        await client.call(transact(when=[], then=[put("/sent/a", b"x")], is_repeatable=False))
+        await client.call(transact(when=[], then=[put("/sent/a", b"x")]))
 
 
 async def has_noticed(client: Client) -> bool:

@@ -323,6 +323,19 @@ async def test_a_declaration_that_is_none_is_named_and_left_as_it_is(
     assert site.read(key) == {"": document}
 
 
+async def test_pod_subnets_that_are_none_are_named_and_left_as_they_are(site: Site) -> None:
+    site.set_pools(("10.2.0.0/24", 25))
+    document = make_node_document("a1", NodeSpec()) | {"spec": {"podSubnets": 5}}
+    site.put(site.keys.node("a1"), document)
+    with pytest.raises(BackendError) as error:
+        await site.register("a1")
+    key = site.keys.node("a1")
+    assert str(error.value) == (
+        f"{key}: spec.podSubnets: '5' is not a list, so no pod subnet is declared in it"
+    )
+    assert site.read(key) == {"": document}
+
+
 @pytest.mark.parametrize("how", ["declares", "sets aside"])
 async def test_a_subnet_that_somebody_uses_by_hand_at_the_same_moment_is_left_to_him(
     site: Site, how: str
@@ -344,6 +357,24 @@ async def test_a_subnet_that_somebody_uses_by_hand_at_the_same_moment_is_left_to
     assert site.read_holders() == taken
     await site.register("a1")
     assert site.read_subnets("a1") not in ([], [str(chosen[0].subnet)])
+
+
+async def test_what_a_node_holds_stays_its_own_though_something_else_is_given_back(
+    site: Site,
+) -> None:
+    site.set_pools(("10.2.0.0/24", 25))
+    await site.register("a1", NodeSpec())
+    held = site.read_holders()
+    site.set_pools(("10.2.0.0/24", 25), ("fd00:2::/48", 64))
+    site.declare("a1")  # without what it holds
+    view = await read_view(site.client, site.keys, "a1")
+    chosen, _ = choose_subnets(view, "a1", site.keys, 0)
+    site.declare("by-hand", str(chosen[1].subnet))
+
+    assert not await take_subnets(site.client, site.keys, "a1", view, chosen)
+
+    assert site.read_subnets("a1") == []
+    assert site.read_holders() == held
 
 
 @pytest.mark.parametrize("what", ["the node", "the subnet", "the pools"])

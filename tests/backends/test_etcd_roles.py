@@ -38,8 +38,8 @@ PASSWORD = "a-passing-phrase"
 """Without spaces: etcdctl reads no further."""
 
 
-def run_script(etcd: Etcd, *words: str) -> subprocess.CompletedProcess[str]:
-    """As root, whom the server knows by a certificate."""
+def run_script(etcd: Etcd, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """As root, whom the server knows by a certificate; ``more`` of its environment."""
     root = etcd.directory
     environ = {
         "ETCDCTL_ENDPOINTS": etcd.url,
@@ -53,7 +53,7 @@ def run_script(etcd: Etcd, *words: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
         timeout=60.0,
-        env=os.environ | environ,
+        env=os.environ | environ | more,
     )
 
 
@@ -246,6 +246,13 @@ async def test_leases_want_no_permission(etcd: Etcd) -> None:
         assert await refuse(client, get_prefix(KEYS.prefix)) == (
             f"etcd {etcd.url}: get all of {KEYS.prefix}: permission denied"
         )
+
+
+def test_a_slash_at_the_end_of_the_prefix_means_nothing(etcd: Etcd) -> None:
+    assert run_script(etcd, "agent", "elsewhere", KILO_PREFIX="/other/").returncode == 0
+    granted = etcd.ctl("role", "get", "kilo-agent-elsewhere")
+    assert "/other/reports/elsewhere" in granted
+    assert "//" not in granted
 
 
 def test_the_script_may_be_run_again_and_says_how_it_is_used(etcd: Etcd) -> None:

@@ -44,6 +44,16 @@ async def test_with_the_right_certificates_requests_are_answered(secured: Etcd, 
         await client.call(delete(KEY))
 
 
+async def test_an_authority_may_have_a_name_in_comments_beside_it(
+    secured: Etcd, tmp_path: Path
+) -> None:
+    ways = find_ways_in(secured)
+    bundle = tmp_path / "bundle.crt"
+    bundle.write_bytes("# Főtanúsítvány\n".encode() + ways["cacert"].read_bytes())
+    async with connected(secured.url, **ways | {"cacert": bundle}) as client:
+        await client.call(get(KEY))
+
+
 async def test_an_authority_that_did_not_sign_the_servers_certificate_is_named(
     secured: Etcd, tmp_path: Path
 ) -> None:
@@ -118,6 +128,7 @@ async def test_the_wrong_scheme_is_guessed_at(secured: Etcd, speaks: str, wants:
     [
         ("cacert", None, "--etcd-cacert {path}: cannot be read: No such file or directory"),
         ("cacert", "", "{path}: holds no usable certificate"),
+        ("cacert", "\0\u00ff binary", "{path}: holds no usable certificate"),
         ("cacert", "junk", "{path}: holds no usable certificate"),
         ("cert", None, "--etcd-cert {path}: cannot be read: No such file or directory"),
         (

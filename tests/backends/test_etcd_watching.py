@@ -18,7 +18,7 @@ from kilo.backends.etcd.source import PAGE, KeySource
 from kilo.backends.source import Delete, Event, ExpiredError, Opened, Put
 from kilo.errors import BackendError
 from kilo.mesh.model import NodeSpec
-from tests.backends.etcds import Etcd, connect
+from tests.backends.etcds import Etcd, connect, connected
 from tests.backends.following import LIMIT_SECONDS, Follower, names, texts
 from tests.builders import make_peer, make_report
 from tests.cluster.relay import Relay
@@ -100,13 +100,31 @@ async def test_keys_of_others_that_begin_alike_are_not_listed(client: Client) ->
     assert listing.items == {}
 
 
-async def test_what_is_held_and_unchanged_is_not_decoded_again(client: Client) -> None:
+async def test_what_is_held_and_unchanged_stays_the_very_same(client: Client) -> None:
     await put_nodes(client, 3)
     source = KeySource(client, KEYS)
     held = (await source.list({})).items
     await client.call(put(KEYS.node("n0001"), make_node("n0001", "oregon")))
     again = (await source.list(held)).items
     assert [again[key] is held[key] for key in sorted(held)] == [True, False, True]
+
+
+async def test_a_revision_that_comes_again_with_another_value_is_read_anew(etcd: Etcd) -> None:
+    key = KEYS.node("a1")
+    etcd.ctl("snapshot", "save", str(etcd.directory / "backup.db"))
+    etcd.ctl("put", key, text=make_node("a1", "before").decode())
+    async with connected(etcd.url) as client:
+        held = (await KeySource(client, KEYS).list({})).items
+    etcd.stop()
+    etcd.restore(etcd.directory / "backup.db")
+    etcd.start()
+    etcd.ctl("put", key, text=make_node("a1", "since").decode())
+    noted: list[str] = []
+    async with connected(etcd.url) as client:
+        again = (await KeySource(client, KEYS, note_change=noted.append).list(held)).items
+    assert again[key].revision == held[key].revision
+    assert again[key].value.part.nodes[0].spec.location == "since"
+    assert noted == [key]
 
 
 async def test_a_watch_tells_each_change_since_its_revision_once_and_in_order(

@@ -68,6 +68,16 @@ async def test_a_server_may_be_left_unchecked(api: FakeApi) -> None:
     await client.close()
 
 
+async def test_an_authority_may_have_a_name_in_comments_beside_it(api: FakeApi) -> None:
+    comment = "# Főtanúsítvány\n".encode()
+    (api.directory / "bundle.crt").write_bytes(comment + api.certificate_file.read_bytes())
+    cluster = {"server": api.url, "certificate-authority": "bundle.crt"}
+    path = make_kubeconfig(api.directory / "kubeconfig", cluster=cluster, user={})
+    client = Client(Access(kubeconfig=path))
+    await client.call("GET", NODES)
+    await client.close()
+
+
 async def test_without_an_authority_the_systems_are_asked(api: FakeApi) -> None:
     path = make_kubeconfig(api.directory / "kubeconfig", cluster={"server": api.url}, user={})
     client = Client(Access(kubeconfig=path))

@@ -26,8 +26,6 @@ class Ask:
     """May hold a preshared key."""
     about: str
     """For errors: ``put /kilo/nodes/a1``."""
-    is_repeatable: bool = True
-    """Whether to be asked twice does no harm, where it is unclear if the first was heard."""
 
 
 def show_key(key: str) -> str:
@@ -124,12 +122,11 @@ def transact(
     when: Sequence[Any],
     then: Sequence[Ask],
     otherwise: Sequence[Ask] = (),
-    is_repeatable: bool = True,
 ) -> Ask:
     """All of ``then`` in one step if all conditions hold, else all of ``otherwise``.
 
-    Asked twice, the second answer may be ``.succeeded == False`` because of the first: who cannot
-    tell that by what then stands there says that it is not repeatable.
+    It may be asked twice, and the second answer be ``.succeeded == False`` because of the first:
+    what then stands there must tell.
     """
     message = messages.TxnRequest(
         compare=when,
@@ -137,7 +134,7 @@ def transact(
         failure=[_make_operation(ask) for ask in otherwise],
     )
     about = " and ".join(ask.about for ask in then or otherwise)
-    return Ask(method="KV/Txn", message=message, about=about, is_repeatable=is_repeatable)
+    return Ask(method="KV/Txn", message=message, about=about)
 
 
 def _make_operation(ask: Ask) -> Any:

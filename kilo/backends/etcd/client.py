@@ -110,8 +110,6 @@ class Client:
                     raise
                 self._leave(connection)
                 errors[connection.endpoint] = error
-                if error.sent and not ask.is_repeatable:
-                    break
             if _now() >= deadline:
                 break
         raise self._join(ask, errors)
@@ -138,8 +136,7 @@ class Client:
             return next(iter(errors.values()))
         tried = {one: errors[one].message for one in self._endpoints if one in errors}
         said = "; ".join(f"{endpoint}: {message}" for endpoint, message in tried.items())
-        sent = any(error.sent for error in errors.values())
-        return EtcdError(f"etcd: {ask.about}: {said}", code="UNAVAILABLE", message=said, sent=sent)
+        return EtcdError(f"etcd: {ask.about}: {said}", code="UNAVAILABLE", message=said)
 
     def _leave(self, connection: Connection) -> None:
         """Let the next member have its turn; this one may have it again after all others."""

@@ -144,7 +144,7 @@ class Connection:
                     why = await self._diagnose(limit)
         except TimeoutError:
             why = f"no connection in {show_seconds(limit)}"
-        raise target.fail(why, sent=False)
+        raise target.fail(why)
 
     async def _is_ready(self) -> bool:
         """Whether there is a connection, once that is clear."""

@@ -38,7 +38,8 @@ class Credentials:
     def make_context(self) -> ssl.SSLContext:
         """A TLS context that trusts, and shows, what gRPC is given. Blocks on no file."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_verify_locations(cadata=self.authorities.decode("ascii", "replace"))
+        # Red Hat's bundle, for one, names authorities in comments that are not ASCII.
+        context.load_verify_locations(cadata=self.authorities.decode("ascii", "ignore"))
         # As gRPC's TLS: authorities made by older tools lack extensions that Python 3.13 wants.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if self.certificate:

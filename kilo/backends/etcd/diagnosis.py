@@ -39,8 +39,10 @@ def find_fault(endpoint: Endpoint, credentials: Credentials, *, seconds: float) 
         return _describe_tls(error, credentials)
     except TimeoutError:
         return f"no answer in {seconds:g} s"
-    except socket.gaierror as error:
-        return f"cannot resolve {endpoint.host}: {error.strerror}"
+    except (socket.gaierror, UnicodeError) as error:
+        # UnicodeError comes of Python's codec for names, where there are two dots in a row, say.
+        reason = getattr(error, "strerror", None) or "is no name of a host"
+        return f"cannot resolve {endpoint.host}: {reason}"
     except OSError as error:
         return (os.strerror(error.errno) if error.errno else str(error)).lower()
 

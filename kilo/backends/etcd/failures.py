@@ -32,14 +32,12 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 class EtcdError(BackendError):
     """A request to an etcd failed; names endpoint, request and what was said."""
 
-    def __init__(self, text: str, *, code: str = "", message: str = "", sent: bool = True) -> None:
+    def __init__(self, text: str, *, code: str = "", message: str = "") -> None:
         super().__init__(text)
         self.code = code
         """Of gRPC: ``PERMISSION_DENIED``; ``UNAVAILABLE`` where there was no connection."""
         self.message = message
         """What the server said, or why there is no connection."""
-        self.sent = sent
-        """Whether the request may have been carried out."""
 
     @property
     def is_of_member(self) -> bool:
@@ -87,9 +85,9 @@ class Target:
     def __str__(self) -> str:
         return f"etcd {self.endpoint}: {self.about}{f' as {self.user}' if self.user else ''}"
 
-    def fail(self, why: str, *, code: str = "UNAVAILABLE", sent: bool = True) -> EtcdError:
+    def fail(self, why: str, *, code: str = "UNAVAILABLE") -> EtcdError:
         """The error for an answer that does not come."""
-        return EtcdError(f"{self}: {why}", code=code, message=why, sent=sent)
+        return EtcdError(f"{self}: {why}", code=code, message=why)
 
     def time_out(self, seconds: float) -> EtcdError:
         """The error for an answer that does not come in time."""

@@ -12,10 +12,11 @@ from kilo.backends.etcd.failures import EtcdError
 from kilo.errors import BackendError
 from kilo.log import get_logger
 
-LEASE_SECONDS = 60
-"""Who was not heard of for so long is taken for dead (spec section 3): its report may go."""
+LEASE_SECONDS = 24 * 3600
+"""Much longer than an etcd may be out of reach: reports that go meanwhile would take the network
+down at its return. Who is dead is judged by stamps, after a minute; this only sweeps up."""
 RENEW_SECONDS, RETRY_SECONDS = 20.0, 2.0
-"""Between two renewals, so that two may fail; after one that did."""
+"""Between two renewals; after one that failed. Often, to find a lease lost by a restore."""
 _GONE = "lease not found"
 
 log = get_logger("etcd")
@@ -41,11 +42,16 @@ class Lease:
         self._seconds = seconds
         self._renew_seconds = renew_seconds
         self._number: int | None = None
+        self._is_owing = False
+        """Whether what a lost lease held is yet to be put back."""
+        self._is_stopped = False
         self._granting = asyncio.Lock()  # many may ask at once, and one is enough
         self._renewing: asyncio.Task[None] | None = None
 
     async def get(self) -> int:
         """The lease in force, granted if there is none. ``BackendError`` if it cannot be."""
+        if self._is_stopped:
+            raise EtcdError("etcd: closed")
         if self._renewing is None:
             self._renewing = asyncio.create_task(self._run(), name="etcd lease")
         elif self._renewing.done() and not self._renewing.cancelled():
@@ -62,6 +68,7 @@ class Lease:
 
     async def stop(self) -> None:
         """Renew it no more. It is not given back: who starts again within its time keeps all."""
+        self._is_stopped = True
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.wait({self._renewing})
@@ -79,12 +86,16 @@ class Lease:
 
     async def _renew(self) -> None:
         number = self._number
-        if number is not None and await self._is_alive(number):
-            return
-        if number is not None:
+        if number is None:
+            self._is_owing = True
+        elif not await self._is_alive(number):
             log.info("the lease of the report has run out, another is granted")
             self.lose(number)
-        await self._restore()
+            self._is_owing = True
+        if self._is_owing:
+            # It may have a new lease granted and then fail: that this one lives says nothing.
+            await self._restore()
+            self._is_owing = False
 
     async def _is_alive(self, number: int) -> bool:
         async with aclosing(self._client.stream(keep_alive(number))) as answers:

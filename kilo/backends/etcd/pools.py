@@ -98,18 +98,19 @@ async def take_subnets(
     client: Client, keys: Keys, name: str, view: View, chosen: Sequence[Holding]
 ) -> bool:
     """Write the holdings and the declaration; whether nothing had changed meanwhile."""
-    document = view.node.add_pod_subnets(one.subnet for one in chosen)
+    key = keys.node(name)
+    document = view.node.add_pod_subnets((one.subnet for one in chosen), key=key)
     answer = await client.call(
         transact(
             when=[
-                is_unchanged(keys.node(name), view.node.revision),
+                is_unchanged(key, view.node.revision),
                 # Parts of one pool are equal or apart. Those of a pool and of what became of it,
                 # longer prefixes say, can overlap under different keys.
                 is_unchanged(keys.settings, view.settings_revision),
                 *(is_unchanged(one.key, one.revision) for one in chosen),
             ],
             then=[
-                put(keys.node(name), encode_document(document)),
+                put(key, encode_document(document)),
                 *(put(one.key, encode_document({"node": name})) for one in chosen),
                 get_prefix(keys.nodes),
                 get_prefix(keys.subnets),
@@ -141,7 +142,8 @@ async def _give_back(
             when=[is_unchanged(key, revision) for key in written],
             then=[
                 put(keys.node(name), encode_document(view.node.document)),
-                *(delete(one.key) for one in chosen),
+                # What the node held before is its own for life.
+                *(delete(one.key) for one in chosen if not one.revision),
             ],
         )
     )

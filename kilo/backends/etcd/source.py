@@ -93,10 +93,11 @@ class KeySource:
     def _make_item(self, pair: Any, held: Items) -> tuple[str, Item[Entry]]:
         key, revision = decode_key(pair.key), str(pair.mod_revision)
         before = held.get(key)
-        if before is not None and before.revision == revision:
+        entry = decode_entry(self._keys, key, pair.value, before.value if before else None)
+        # In a store that was put back a revision that was held can come again, with another value.
+        if before is not None and before.revision == revision and before.value == entry:
             return key, before
         self._note_change(key)
-        entry = decode_entry(self._keys, key, pair.value, before.value if before else None)
         return key, Item(value=entry, revision=revision)
 
     def _read_answer(self, answer: Any, held: Items) -> Iterator[Event[Entry]]:

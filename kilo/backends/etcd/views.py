@@ -16,6 +16,7 @@ from kilo.backends.etcd.keys import Keys
 from kilo.backends.fields import BadValueError, Spot
 from kilo.backends.formats import read_good_networks, split_list
 from kilo.backends.objects import DeclaredNode, DeclaredSettings
+from kilo.errors import BackendError
 from kilo.mesh.model import IPNetwork, NodeSpec, SubnetPool
 from kilo.mesh.pools import find_lacking
 
@@ -42,11 +43,18 @@ class Declared:
     """Empty where it holds no Node."""
     spec: NodeSpec
 
-    def add_pod_subnets(self, subnets: Iterable[IPNetwork]) -> dict[str, Any]:
-        """The document with these too, all else as it was written."""
+    def add_pod_subnets(self, subnets: Iterable[IPNetwork], *, key: str) -> dict[str, Any]:
+        """The document with these too, all else as it was written.
+
+        ``BackendError``, which names the key, where something else than subnets stands there.
+        """
         spec = self.document.get("spec") or {}
-        # A string and a list that holds bad entries are good to the reader as well.
-        before = split_list(spec.get("podSubnets") or [], _make_spot())
+        spot = Spot(source=key, of="").under("spec").under("podSubnets")
+        try:
+            # A string and a list that holds bad entries are good to the reader as well.
+            before = split_list(spec.get("podSubnets") or [], spot)
+        except BadValueError as error:
+            raise BackendError(f"{error}, so no pod subnet is declared in it") from error
         return self.document | {"spec": spec | {"podSubnets": [*before, *map(str, subnets)]}}
 
 

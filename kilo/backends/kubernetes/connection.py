@@ -199,7 +199,7 @@ class _Resolver(AbstractResolver):
 def _make_rest(credentials: Credentials) -> _Rest:
     settings = Configuration(
         host=credentials.server,
-        ca_cert_data=credentials.authorities.decode("ascii", "replace") or None,
+        ca_cert_data=credentials.authorities.decode("ascii", "ignore") or None,
         verify_ssl=not credentials.insecure,
         tls_server_name=credentials.server_name or None,
         proxy=credentials.proxy or None,
