@@ -19,7 +19,8 @@ from kilo.errors import ConfigError
 def hold_lock(directory: Path, interface: str) -> Iterator[None]:
     """Hold the host's lock; ``ConfigError`` names the process and the interface that have it.
 
-    The kernel lets go of it when the process ends, however it ends.
+    The kernel lets go of it when the process ends, however it ends. Only who holds it writes to
+    the directory, so what an agent was writing there when it was killed is swept away first.
     """
     path = directory / "agent.lock"
     try:
@@ -39,4 +40,6 @@ def hold_lock(directory: Path, interface: str) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()}, interface {interface}")
         file.flush()
+        for half_written in directory.glob("*.tmp"):
+            half_written.unlink(missing_ok=True)
         yield

@@ -33,6 +33,14 @@ def test_the_lock_is_free_again_when_its_holder_ends(tmp_path: Path) -> None:
         assert (tmp_path / "agent.lock").read_text() == f"process {os.getpid()}, interface kilo1"
 
 
+def test_what_a_killed_agent_was_writing_is_swept_away_by_the_next(tmp_path: Path) -> None:
+    for name in ("sysctls.tmp", "snapshot.json", "key"):
+        (tmp_path / name).write_text("")
+    with hold_lock(tmp_path, "kilo0"):
+        names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["agent.lock", "key", "snapshot.json"]
+
+
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     state = tmp_path / "file" / "state"

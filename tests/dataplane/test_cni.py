@@ -232,29 +232,69 @@ def test_anothers_configuration_is_left_as_it_is(tmp_path: Path, config: dict[st
     assert path.read_bytes() == before
 
 
-def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "10-kilo.conflist"
-    file = put(path, CONFLIST)
+INSTALLED = """\
+{
+   "cniVersion":"%s",
+   "name":"kilo",
+   "_comment":"kept by hand",
+   "plugins":[
+      {
+         "name":"kubernetes",
+         "type":"bridge",
+         "bridge":"kube-bridge",
+         "isDefaultGateway":true,
+         "forceAddress":true,
+         "mtu": 1420,
+         "ipam":{
+            "type":"host-local"
+         }
+      },
+      {
+         "type":"portmap",
+         "snat":true,
+         "capabilities":{
+            "portMappings":true
+         }
+      }
+   ]
+}
+"""
+"""As the manifests for kubeadm, bootkube, Typhoon and k3s have it, of old and of new; and a word of
+an administrator's.
+"""
+
+
+@pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0"])
+def test_a_reader_finds_a_distributions_file_whole_and_beside_it_only_what_was_there(
+    tmp_path: Path, version: str
+) -> None:
+    path, other = tmp_path / "10-kilo.conflist", tmp_path / "87-podman.conflist"
+    other.write_text("theirs")
+    file = put(path, INSTALLED % version)
     done = threading.Event()
-    seen: set[int] = set()
-    broken: list[str] = []
+    seen: list[str] = []
 
     def read() -> None:
         while not done.is_set():
-            text = path.read_text()
-            try:
-                seen.add(json.loads(text)["plugins"][0]["mtu"])
-            except ValueError:
-                broken.append(text)
+            # As runtimes do: every file whose name says that it is one of theirs.
+            names = [one for one in tmp_path.iterdir() if one.suffix in (".conf", ".conflist")]
+            seen.extend(one.read_text() for one in names)
 
     reader = threading.Thread(target=read)
     reader.start()
     for mtu in range(1300, 1400):
-        file.keep(SUBNETS, mtu)
+        assert file.keep(SUBNETS, mtu)
     done.set()
     reader.join()
-    assert broken == []
-    assert len(seen) > 1
+    wanted = json.loads(INSTALLED % version)
+    ours = [json.loads(text) for text in seen if text != "theirs"]
+    mtus = {config["plugins"][0]["mtu"] for config in ours}
+    assert len(mtus) > 1
+    for config in ours[1:]:
+        config["plugins"][0] |= {"mtu": 1420, "ipam": {"type": "host-local"}}
+        assert config == wanted
+        assert json.dumps(config) == json.dumps(wanted), "in the order of the administrator"
+    assert "theirs" in seen
 
 
 def test_a_reader_that_waits_for_the_file_sees_all_of_it_at_once(tmp_path: Path) -> None:

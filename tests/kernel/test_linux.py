@@ -45,7 +45,7 @@ async def test_without_a_wireguard_the_rest_of_what_can_be_done_is_done(
 
     assert [line.split()[1] for line in failures].count("link") == 1
     assert not any(line.split()[1] == "rule" for line in failures)
-    done = DataplaneState(rules=desired.rules, sysctls=desired.sysctls)
+    done = DataplaneState(barriers=desired.barriers, rules=desired.rules, sysctls=desired.sysctls)
     assert await host.dataplane.read() == done
 
 

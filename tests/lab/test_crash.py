@@ -1,4 +1,8 @@
-"""An agent that dies in the middle of its first pass leaves nothing that the next one minds."""
+"""An agent that dies in the middle of its first pass leaves nothing that the next one minds.
+
+This is the whole program, killed at some moments; ``tests/kernel/test_crashes.py`` kills what it
+does to the network at each.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +64,7 @@ def test_killed_at_any_point_of_its_first_pass_it_ends_in_the_same_state(lab: La
     clear(host)
 
     died_unfinished = 0
-    for milliseconds in range(200, 800, 40):
+    for milliseconds in range(200, 800, 120):
         host.start_agent("--clean-up=false")
         time.sleep(milliseconds / 1000)  # a different point each time
         host.kill_agent()

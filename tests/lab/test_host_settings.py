@@ -13,7 +13,7 @@ from kilo.lab.host import Host
 from kilo.lab.lab import Lab
 from tests.kernel.wireguard_hosts import kernel_has_wireguard
 from tests.lab.conftest import write_directory
-from tests.lab.meshes import is_ready, wait_each, wait_ready, wait_until
+from tests.lab.meshes import is_ready, read_sessions, wait_each, wait_ready, wait_until
 
 LAB = """
 networks:
@@ -211,6 +211,56 @@ def test_an_agent_that_must_not_make_the_interface_waits_for_it(mesh: Lab) -> No
     wait_ready(host)
 
 
+SIDECAR = ["unshare", "--pid", "--mount", "--fork", "--kill-child", "wireguard-go", "-f", "kilo0"]
+"""As a container beside the agent's: it has processes of its own, and shares /run/wireguard."""
+
+
+@NEEDS_USERSPACE
+def test_a_wireguard_go_in_a_container_of_its_own_outlives_the_agent_but_not_unnoticed(
+    mesh: Lab,
+) -> None:
+    host, flags = mesh.host("b1"), ("--clean-up=false", "--create-interface=false")
+    stop_all(host)
+    host.start_agent(*flags)
+    host.box.spawn(SIDECAR, log=host.log)
+    wait_until(lambda: is_ready(host), "it has found the interface")
+    wait_whole(mesh)
+    check_restart(mesh, host, flags)
+
+    (container,) = find_daemons(host)
+    os.kill(container, signal.SIGKILL)
+    wait_until(lambda: "does not exist" in answer(host), "it says so", seconds=REPAIR_SECONDS)
+    host.box.spawn(SIDECAR, log=host.log)
+    wait_until(lambda: is_ready(host), "it is configured again", seconds=REPAIR_SECONDS)
+    wait_whole(mesh)
+
+    stop_all(host)
+    host.start_agent("--clean-up=false")
+    wait_ready(host)
+
+
+def stop_all(host: Host) -> None:
+    """The agent and its WireGuard."""
+    host.kill_agent(signal.SIGKILL)
+    for daemon in find_daemons(host):
+        os.kill(daemon, signal.SIGKILL)
+    wait_until(lambda: "kilo0" not in host.run(["ip", "link"]), "it is gone")
+
+
+def check_restart(mesh: Lab, host: Host, flags: tuple[str, ...]) -> None:
+    """Neither a session nor a packet is lost while the agent is away and when it is back."""
+    sessions = read_sessions(host)
+    assert len(sessions) == 2
+    with mesh.probe([("a1", host.name), (host.name, "a1")]) as probe:
+        host.restart_agent(*flags)
+        wait_ready(host)
+        losses = probe.stop()
+    assert losses.sent > 0
+    assert not losses.lost, losses
+    after = read_sessions(host)
+    assert all(after[key] >= stamp for key, stamp in sessions.items())
+
+
 def count_tries(host: Host) -> float:
     return host.metrics().get('kilo_errors_total{event="reconcile"}', 0)
 
@@ -236,4 +286,28 @@ def test_an_uninstall_makes_a_router_a_plain_host_again(mesh: Lab) -> None:
     wait_whole(mesh)
     host.kill_agent(signal.SIGTERM)
     assert read_all(host, *HARDENED) == HARDENED
+    host.start_agent("--clean-up=false")
+
+
+def test_an_uninstall_finds_what_agents_have_made_under_another_name_and_nobody_elses(
+    mesh: Lab,
+) -> None:
+    host = mesh.host("b1")
+    host.kill_agent(signal.SIGKILL)
+    host.run(host.agent_command("uninstall"))
+    if not host.succeeds(["ip", "link", "add", "wg7", "type", "wireguard"]):
+        host.run(["wireguard-go", "wg7"])
+    host.run(["sh", "-c", "wg genkey | wg set wg7 private-key /dev/stdin"])
+    host.start_agent("--clean-up=false", "--interface=wg9")
+    wait_ready(host)
+    host.kill_agent(signal.SIGKILL)
+
+    assert "- link wg9" in host.run(host.agent_command("uninstall", "--dry-run"))
+    assert "wg9" in host.run(["ip", "link"])
+    assert "- link wg9" in host.run(host.agent_command("uninstall"))
+    links = host.run(["ip", "link"])
+    assert "wg9" not in links
+    assert "wg7" in links
+    assert host.run(host.agent_command("uninstall")) == "nothing to remove\n"
+    host.run(["ip", "link", "delete", "wg7"])
     host.start_agent("--clean-up=false")

@@ -23,6 +23,8 @@ from tests.lab.conftest import write_directory
 from tests.lab.meshes import (
     LAB,
     MESH,
+    SEND,
+    SERVE,
     check_transfer,
     never_seen,
     set_granularity,
@@ -121,26 +123,6 @@ print(server.accept()[1][0], flush=True)
 """
 CALL = "import socket, sys; socket.create_connection((sys.argv[1], 9201), timeout=30).close()"
 
-SERVICE = "10.96.0.10"
-PROXY = """
-table ip service {{
- chain prerouting {{
-  type nat hook prerouting priority dstnat; ip daddr {service} dnat to {pod}
- }}
-}}
-"""
-
-
-def test_a_services_address_leads_to_the_pod_behind_it_in_another_location(mesh: Lab) -> None:
-    """What kube-proxy does, by a rule of the test."""
-    source, target = find_pod(mesh, "a2"), find_pod(mesh, "b1")
-    rules = PROXY.format(service=SERVICE, pod=target.find_address(4))
-    mesh.host("a2").run(["nft", "-f", "-"], text=rules)
-    try:
-        assert source.succeeds(["ping", "-c1", "-W5", SERVICE])
-    finally:
-        mesh.host("a2").run(["nft", "delete", "table", "ip", "service"])
-
 
 @contextmanager
 def no_loss(mesh: Lab, *pods: Pod) -> Iterator[None]:
@@ -223,19 +205,88 @@ def set_mtu(mesh: Lab, name: str, mtu: int) -> None:
 @pytest.mark.parametrize(
     "mtus",
     [
+        pytest.param({}, id="1500"),
         pytest.param({"a1": 1400, "a2": 1400, "b1": 1400}, id="1400"),
         pytest.param({"a1": 9000, "a2": 9000, "b1": 9000}, id="9000"),
         pytest.param({"a1": 9000, "a2": 9000, "b1": 1400}, id="9000 and 1400"),
     ],
 )
 def test_tcp_between_pods_of_two_locations_does_not_stall(mesh: Lab, mtus: dict[str, int]) -> None:
-    with underlay(mesh, **mtus):
-        pods = {name: mesh.host(name).add_pod("tcp") for name in ("a2", "b1")}
-        try:
-            for source, target in (("a2", "b1"), ("b1", "a2")):
-                for version in (4, 6):
-                    address = pods[target].find_address(version)
-                    check_transfer(pods[source], pods[target], address)
-        finally:
-            for name in pods:
-                mesh.host(name).pods.delete("tcp")
+    with underlay(mesh, **mtus), new_pods(mesh, "a2", "b1") as pods:
+        for name, pod in pods.items():
+            check_fit(mesh.host(name), pod, mtus.get(name, 1500) - 80)
+        for source, target in (("a2", "b1"), ("b1", "a2")):
+            for version in (4, 6):
+                address = pods[target].find_address(version)
+                check_transfer(pods[source], pods[target], address)
+
+
+def check_fit(host: Host, pod: Pod, mtu: int) -> None:
+    """The tunnel and a new pod take packets of one size, and the bridge none that is larger."""
+    assert read_link_mtu(host, "kilo0") == read_link_mtu(pod, "eth0") == read_mtu(host) == mtu
+    assert read_link_mtu(host, "kube-bridge") <= mtu
+
+
+def read_link_mtu(place: Host | Pod, link: str) -> int:
+    (entry,) = json.loads(place.run(["ip", "-json", "link", "show", "dev", link]))
+    return int(entry["mtu"])
+
+
+@contextmanager
+def new_pods(mesh: Lab, *names: str) -> Iterator[dict[str, Pod]]:
+    """A pod on each of the hosts, made now."""
+    try:
+        yield {name: mesh.host(name).add_pod("tcp") for name in names}
+    finally:
+        for name in names:
+            mesh.host(name).pods.delete("tcp")
+
+
+STALL_SECONDS = 5.0
+"""A hundred times what a transfer takes; retransmitting would go on for a quarter of an hour."""
+
+
+def test_tcp_stalls_where_less_gets_through_than_the_hosts_know_until_they_are_told(
+    mesh: Lab,
+) -> None:
+    """Somewhere between them, where nobody answers that a packet is too big; so the tests above
+    would see an MTU that is wrong.
+    """
+    hosts = [mesh.host("a1"), mesh.host("b1")]
+    set_ports(mesh, 1400)
+    try:
+        with new_pods(mesh, "a1", "b1") as pods:
+            assert not transfers(pods["a1"], pods["b1"], hosts[1], seconds=STALL_SECONDS)
+        for host in hosts:
+            host.restart_agent("--mtu=1320")
+            wait_ready(host)
+            wait_until(lambda: read_mtu(host) == 1320, f"{host.name} was told")  # noqa: B023 - called at once
+        with new_pods(mesh, "a1", "b1") as pods:
+            check_transfer(pods["a1"], pods["b1"], pods["b1"].find_address(4))
+    finally:
+        set_ports(mesh, 1500)
+        for host in hosts:
+            host.restart_agent()
+            wait_ready(host)
+
+
+def set_ports(mesh: Lab, mtu: int) -> None:
+    """What the internet takes, without a word to the hosts."""
+    for cable in mesh.fabric.cables:
+        if cable.network == "internet":
+            mesh.fabric.box.run(["ip", "link", "set", cable.port, "mtu", str(mtu)])
+
+
+def transfers(source: Pod, target: Pod, listener: Host, *, seconds: float) -> bool:
+    """Whether a transfer ends in time; if not, both sides of it are ended."""
+    address = target.find_address(4)
+    server = target.popen(["/usr/bin/python3", "-c", SERVE, address])
+    assert server.stdout is not None
+    assert server.stdout.readline().strip() == "listening"
+    words = ["timeout", str(seconds), "/usr/bin/python3", "-c", SEND, address]
+    done = source.call(words).returncode == 0
+    if not done:
+        for process in listener.box.find_processes([SERVE, address]):
+            os.kill(process, signal.SIGKILL)
+    server.communicate(timeout=60)
+    return done
