@@ -219,7 +219,8 @@ def find_conflicts(peer: Peer, snapshot: Snapshot, flags: PartialSettings) -> It
     to be had. ``MeshError`` if there is no topology to judge by.
     """
     others = [other for other in snapshot.peers if other.name != peer.name]
-    refusals = _list_refusals((*others, peer), snapshot, flags)
+    placed = replace(peer, origin=snapshot.home)
+    refusals = _list_refusals((*others, placed), snapshot, flags)
     if not refusals:
         return
     known = {_name_claim(one) for one in _list_refusals(snapshot.peers, snapshot, flags)}

@@ -46,6 +46,7 @@ from kilo.resolver import Lookup, Resolver, look_up
 from kilo.retrying import back_off
 from kilo.spokesman import Spokesman
 from kilo.status import Status
+from kilo.storenews import StoreNews
 
 FIRST_ANSWER_SECONDS = 5.0
 """How long a start waits for a silent store before it takes the snapshot on disk."""
@@ -53,10 +54,8 @@ FOLLOW_AGAIN_SECONDS = 1.0
 LAST_PASS_SECONDS = 20.0
 """How long a shutdown lets a pass that has begun come to its end."""
 CLEAN_UP_SECONDS = 20.0
-EMPTY_STORE = (
-    "store: is empty, although the last good snapshot is not: is it mounted?"
-    " (kg uninstall forgets the snapshot)"
-)
+HAND_OVER_SECONDS = 3.0
+"""How long a leader that leaves goes on working: others hear of it within one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +92,7 @@ class Engine:
         self._notices = Notices("engine")
         self._publisher = Publisher(backend, failed=lambda: self._count_error("publish"))
         self._spokesman = Spokesman(backend, failed=lambda: self._count_error("remark"))
+        self._store_news = StoreNews(status)
         self._resolver = Resolver(changed=self._note_change, look_up=look_up)
         self._pass_due = asyncio.Event()
         self._changed_at: float | None = None
@@ -155,24 +155,19 @@ class Engine:
             await asyncio.sleep(FOLLOW_AGAIN_SECONDS)
 
     def _lose_store(self, error: BackendError) -> None:
-        self._status.store_error = str(error)
-        self._status.store_up.set(0)
-        self._count_error("store")
-        self._log.error("store cannot be heard: the network stays as it is", error=str(error))
+        self._store_news.tell_lost(error, self._heard.snapshot)
         if self._heard.lose():
             self._note_change()
 
     def _hear(self, snapshot: Snapshot) -> None:
-        if self._heard.doubts(snapshot):
-            if self._status.store_error != EMPTY_STORE:
-                self._lose_store(BackendError(EMPTY_STORE))
+        believed = self._heard.weigh(snapshot)
+        if isinstance(believed, BackendError):
+            if self._status.store_error != str(believed):
+                self._lose_store(believed)
             return
-        if self._heard.is_away:
-            self._log.info("store is heard again")
+        if self._store_news.tell_heard(believed):
             self._publisher.hurry()
-        self._status.store_error = ""
-        self._status.store_up.set(1)
-        if self._heard.hear(snapshot, self._publisher.report):
+        if self._heard.hear(believed, self._publisher.report):
             self._note_change()
 
     async def _fall_back_to_disk(self) -> None:
@@ -214,11 +209,13 @@ class Engine:
                 continue
             changed_at, self._changed_at = self._changed_at, None
             self._heard.note_readiness()
+            self._status.pass_began_at = time.monotonic()
             try:
                 await self._make_pass(snapshot, changed_at)
             except* (MeshError, DataplaneError) as errors:
                 self._changed_at = changed_at or self._changed_at
                 self._fail(flatten_errors(errors))
+            self._status.pass_began_at = None
 
     async def _wait_until_due(self) -> None:
         """Until something asks for a pass, or it is time for a resync or for another try."""
@@ -290,6 +287,7 @@ class Engine:
         status, topology = self._status, plan.topology
         status.topology = topology
         status.stats = self._stats
+        status.warnings = plan.warnings
         status.snapshot = join_report(snapshot, plan.report)
         status.nodes.set(len(list(topology.nodes)))
         status.peers.set(len(topology.peers))
@@ -343,7 +341,7 @@ class Engine:
         """Undo what the flags say; each part is tried though another fails."""
         if not self._clean_up.network:
             return
-        for undo in (self._restore_network, self._publisher.withdraw):
+        for undo in (self._hand_over, self._restore_network):
             try:
                 async with asyncio.timeout(CLEAN_UP_SECONDS):
                     await undo()
@@ -351,6 +349,16 @@ class Engine:
                 for cause in flatten_errors(errors):
                     text = str(cause) or type(cause).__name__
                     self._log.error("clean-up incomplete", error=text)
+
+    async def _hand_over(self) -> None:
+        """Take the report back; whoever sends through this node finds another way meanwhile. What
+        would come later would be sent on by the host's own routes, in clear.
+        """
+        await self._publisher.withdraw()
+        topology = self._status.topology
+        segment = topology.find_segment(self._agent.name) if topology else None
+        if segment and segment.leader.name == self._agent.name and len(segment.nodes) > 1:
+            await asyncio.sleep(HAND_OVER_SECONDS)
 
     async def _restore_network(self) -> None:
         """Back to what was there before the first pass; an interface found is an interface left."""

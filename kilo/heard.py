@@ -1,26 +1,32 @@
 """What the store has said, when, and who is live by it; or what the disk says in its place.
 
-Liveness is judged on the store's clock, so that while the store is away nobody looks dead.
+Liveness is judged on the store's clock, so that while the store is away nobody looks dead. Of
+several stores one may be away, and be known by the disk, while the others are heard.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol
 
+from kilo.backends.parts import join_parts, mark_part
 from kilo.errors import BackendError
 from kilo.log import get_logger
 from kilo.mesh.model import NodeReport, NodeSpec, Snapshot
 from kilo.mesh.plan import join_report
-from kilo.mesh.readiness import Heartbeat, find_next_expiry, find_ready_nodes, note_heartbeats
+from kilo.mesh.readiness import Heartbeat, find_next_expiry, find_ready_nodes
 from kilo.notices import Notices
+from kilo.pulses import Pulses
 from kilo.storeclock import StoreClock
 
 CHECK_SECONDS = 1.0
 """How often to look for nodes gone silent, at least: the clock may stop and go between."""
+IS_EMPTY = (
+    "is empty, although the last good snapshot is not: is it mounted?"
+    " (kg uninstall forgets the snapshot)"
+)
 
 
 class LastGood(Protocol):
@@ -36,12 +42,15 @@ class Heard:
     def __init__(self, local: str, last_good: LastGood) -> None:
         """``local`` is the name of the own node, which is always live to itself."""
         self.snapshot: Snapshot | None = None
-        self.heartbeats: Mapping[str, Heartbeat] = {}
         self._local = local
         self._last_good = last_good
         self._saved: Snapshot | None = None
-        self._has_store = False
+        self._on_disk: Snapshot | None = None
+        self._has_loaded = False
+        self._believed: set[str] = set()
+        """Stores that have said something since the start; one that is the only one is ''."""
         self._clock = StoreClock()
+        self._pulses = Pulses(self._clock.now, local=local)
         self._log = get_logger("snapshot")
         self._notices = Notices("snapshot")
         self._ready: frozenset[str] = frozenset()
@@ -53,8 +62,13 @@ class Heard:
         return self._clock.now()
 
     @property
+    def heartbeats(self) -> Mapping[str, Heartbeat]:
+        """By name of node."""
+        return self._pulses.heartbeats
+
+    @property
     def is_away(self) -> bool:
-        """Whether the store cannot be heard."""
+        """Whether the store cannot be heard; of several, whether none can."""
         return self._clock.stopped
 
     def hear(self, snapshot: Snapshot, report: NodeReport | None) -> bool:
@@ -63,10 +77,7 @@ class Heard:
         ``report`` is what the local node is to be known by, whatever the store has of it.
         """
         self._clock.start()
-        self._has_store = True
-        self.heartbeats = note_heartbeats(
-            self.heartbeats, snapshot.last_seen, now=self.now, wall=self._tell_time(snapshot)
-        )
+        self._pulses.note(snapshot)
         if report is not None:
             snapshot = join_report(snapshot, report)
         is_news = snapshot != self.snapshot or not self.first_answer.is_set()
@@ -74,34 +85,75 @@ class Heard:
         self.first_answer.set()
         return is_news or self.has_new_readiness()
 
-    def doubts(self, snapshot: Snapshot) -> bool:
-        """Whether the store is as empty as a mount point with nothing mounted, at the start of an
-        agent that once saw a mesh in it. What it says of the own node may be our own doing.
+    def weigh(self, snapshot: Snapshot) -> Snapshot | BackendError:
+        """What the store says as far as it is to be believed, or why it is not.
+
+        Not believed is a store as empty as a mount point with nothing mounted, at the start of an
+        agent that once saw a mesh in it. Of several stores those that are not heard or not believed
+        are as they were last known. Where nothing is known of one there is nothing to go by: half a
+        mesh would be another one than the others have.
         """
-        if self._has_store or snapshot.peers or snapshot.settings:
+        heard = snapshot.parts or {"": snapshot}
+        home = snapshot.home
+        empty = [kind for kind, part in heard.items() if self._is_suspect(kind, part, home)]
+        self._believed.update(heard.keys() - set(empty))
+        if not snapshot.parts:
+            return BackendError(f"store: {IS_EMPTY}") if empty else snapshot
+        away = {**snapshot.away, **{kind: f"{kind}: {IS_EMPTY}" for kind in empty}}
+        self._pulses.lose(away)
+        parts = {kind: part for kind, part in heard.items() if kind not in empty}
+        missing = away.keys() - parts.keys()
+        if not missing:
+            return snapshot
+        known = self._find_known_parts(home)
+        if not missing <= known.keys():
+            return BackendError("; ".join(away[kind] for kind in away if kind in missing))
+        last = {kind: known[kind] for kind in missing}
+        if self.snapshot is None:
+            self._trust(join_parts(last, home=home))
+        return join_parts({**parts, **last}, home=home, away=away)
+
+    def _is_suspect(self, kind: str, part: Snapshot, home: str) -> bool:
+        """Whether a store holds nothing that once held something. What it says of the own node may
+        be our own doing.
+        """
+        if kind in self._believed or part.peers or part.settings:
             return False
-        if any(node.name != self._local or node.spec != NodeSpec() for node in snapshot.nodes):
+        if any(node.name != self._local or node.spec != NodeSpec() for node in part.nodes):
             return False
-        saved = self.snapshot or self._last_good.load()
-        return saved is not None and bool(
-            saved.peers or any(node.name != self._local for node in saved.nodes)
-        )
+        known = self._find_known_parts(home).get(kind, Snapshot())
+        return bool(known.peers or any(node.name != self._local for node in known.nodes))
+
+    def _find_known_parts(self, home: str) -> Mapping[str, Snapshot]:
+        """Each store as it was last heard, be it before the start."""
+        known = self.snapshot or self._load()
+        if known is None or known.parts:
+            return known.parts if known else {}
+        # What was the only store is the first of several now.
+        return {home: mark_part(known, home)}
+
+    def _load(self) -> Snapshot | None:
+        if not self._has_loaded:
+            self._on_disk, self._has_loaded = self._last_good.load(), True
+        return self._on_disk
+
+    def _trust(self, snapshot: Snapshot) -> None:
+        """What comes from the disk. Whether its nodes live cannot be told: they count as live until
+        their store is heard.
+        """
+        self._pulses.trust(snapshot)
+        self._log.warning("starting from the last good snapshot", nodes=len(snapshot.nodes))
 
     def lose(self) -> bool:
         """The store cannot be heard. True if a snapshot from the disk is news."""
         self._clock.stop()
         if self.snapshot is not None:
             return False
-        snapshot = self._last_good.load()
+        snapshot = self._load()
         if snapshot is None:
             return False
-        # Whether they live cannot be told: they count as live until the store is back.
-        self.heartbeats = {
-            name: Heartbeat(stamp=stamp, seen_at=self.now)
-            for name, stamp in snapshot.last_seen.items()
-        }
         self.snapshot = self._saved = snapshot
-        self._log.warning("starting from the last good snapshot", nodes=len(snapshot.nodes))
+        self._trust(snapshot)
         return True
 
     def report(self, report: NodeReport) -> None:
@@ -119,7 +171,7 @@ class Heard:
 
     async def wait_for_silence(self) -> None:
         """Until the next live node may have been silent for too long, a second at most."""
-        expiry = None if self.is_away else find_next_expiry(self.heartbeats, now=self.now)
+        expiry = None if self.is_away else find_next_expiry(self._pulses.aging, now=self.now)
         pause = CHECK_SECONDS if expiry is None else min(CHECK_SECONDS, expiry - self.now + 0.01)
         await asyncio.sleep(pause)
 
@@ -128,7 +180,7 @@ class Heard:
         if self.is_away:
             return
         stamps = {n: beat.stamp for n, beat in self.heartbeats.items() if n in self._ready}
-        snapshot = replace(snapshot, last_seen=stamps, problems=())
+        snapshot = replace(snapshot, last_seen=stamps, problems=(), away={})
         same_nodes = self._saved is not None and self._saved.last_seen.keys() == stamps.keys()
         if snapshot == self._saved and same_nodes:
             return
@@ -139,14 +191,6 @@ class Heard:
         else:
             self._notices.tell("snapshot not kept", ())
             self._saved = snapshot
-
-    def _tell_time(self, snapshot: Snapshot) -> float:
-        """Unix seconds, to judge the stamps of nodes first seen now: the own clock, unless it is
-        ahead of everybody else's. By a wrong clock of its own a host that starts would take all
-        others for dead.
-        """
-        others = (stamp for name, stamp in snapshot.last_seen.items() if name != self._local)
-        return min(time.time(), max(others, default=float("inf")))
 
     def _find_ready(self) -> frozenset[str]:
         if self.snapshot is None:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from kilo.backends.documents import (
     make_node_document,
@@ -21,6 +22,7 @@ from kilo.backends.documents import (
     read_document,
 )
 from kilo.backends.objects import join_objects
+from kilo.backends.parts import join_parts, mark_part
 from kilo.errors import BackendError
 from kilo.log import get_logger
 from kilo.mesh.keys import WITHHELD
@@ -28,6 +30,7 @@ from kilo.mesh.model import Snapshot
 
 DEFAULT_PATH = Path("/var/lib/kilo/snapshot.json")
 _WITHHELD = "withheldPresharedKeys"
+_HOME, _PARTS = "home", "stores"
 
 
 class SnapshotFile:
@@ -68,11 +71,24 @@ class SnapshotFile:
 
 
 def format_snapshot(snapshot: Snapshot) -> dict[str, object]:
-    """A snapshot as JSON can hold it, without its problems and secrets."""
+    """A snapshot as JSON can hold it, without its problems and secrets; of several stores, what
+    each says.
+    """
+    if snapshot.parts:
+        parts = {
+            kind: format_snapshot(replace(part, last_seen=_select_stamps(snapshot, part)))
+            for kind, part in snapshot.parts.items()
+        }
+        return {_HOME: snapshot.home, _PARTS: parts}
     return {
         _WITHHELD: [peer.name for peer in snapshot.peers if peer.preshared_key is not None],
         "items": list(_make_documents(snapshot)),
     }
+
+
+def _select_stamps(snapshot: Snapshot, part: Snapshot) -> dict[str, int]:
+    """Those of the part's nodes that count."""
+    return {name: stamp for name, stamp in snapshot.last_seen.items() if name in part.last_seen}
 
 
 def _make_documents(snapshot: Snapshot) -> Iterator[dict[str, object]]:
@@ -85,8 +101,10 @@ def _make_documents(snapshot: Snapshot) -> Iterator[dict[str, object]]:
         yield make_peer_document(replace(peer, preshared_key=None))
 
 
-def parse_snapshot(content: dict[str, list[object]], *, source: str) -> Snapshot:
+def parse_snapshot(content: dict[str, Any], *, source: str) -> Snapshot:
     """The snapshot that ``format_snapshot`` made; ``ValueError`` if it is none."""
+    if isinstance(content, dict) and isinstance(content.get(_PARTS), dict):
+        return _parse_parts(content, source=source)
     if not isinstance(content, dict) or not isinstance(content.get("items"), list):
         raise ValueError("is not a snapshot")  # noqa: TRY004 - to a reader any bad file is alike
     withheld = set(content.get(_WITHHELD, ()))
@@ -100,3 +118,11 @@ def parse_snapshot(content: dict[str, list[object]], *, source: str) -> Snapshot
         for peer in snapshot.peers
     )
     return replace(snapshot, peers=tuple(peers))
+
+
+def _parse_parts(content: dict[str, Any], *, source: str) -> Snapshot:
+    parts = {
+        kind: mark_part(parse_snapshot(part, source=source), kind)
+        for kind, part in content[_PARTS].items()
+    }
+    return join_parts(parts, home=str(content.get(_HOME, "")))

@@ -44,8 +44,14 @@ class Status:
         self.stats: Mapping[PublicKey, PeerStats] = MappingProxyType({})
         self.not_ready = "no pass yet"
         """Why the last pass did not succeed, one line; empty when it did."""
+        self.pass_began_at: float | None = None
+        """When the pass that is being made began, on the monotonic clock; None between passes."""
+        self.warnings: tuple[str, ...] = ()
+        """What an operator should look at, though the last pass could go on."""
         self.store_error = ""
-        """Why the store cannot be heard, one line; empty while it can."""
+        """Why the store cannot be heard, one line; empty while it can. Of several: why none can."""
+        self.away: Mapping[str, str] = MappingProxyType({})
+        """Of several stores those that cannot be heard while others can, and why, a line each."""
         self.registry = CollectorRegistry()
         self._make_counters()
         self._make_gauges()
@@ -81,7 +87,17 @@ class Status:
         self.refused = Gauge(
             "kilo_refused_claims", "Claims on addresses that were refused.", registry=registry
         )
-        self.store_up = Gauge("kilo_store_up", "1 while the store can be heard.", registry=registry)
+        self.store_up = Gauge(
+            "kilo_store_up",
+            "1 while the store, or all of several, can be heard.",
+            registry=registry,
+        )
+        self.each_store_up = Gauge(
+            "kilo_each_store_up",
+            "Of several stores, 1 while this one can be heard.",
+            ["store"],
+            registry=registry,
+        )
         self.ready = Gauge("kilo_ready", "1 if the last pass succeeded.", registry=registry)
         info = Gauge("kilo_build_info", "Always 1.", ["version"], registry=registry)
         info.labels(__version__).set(1)

@@ -1,6 +1,7 @@
 """Time as far as the store can be heard: a clock that stands still while it cannot.
 
-Liveness is judged on it, so that an outage of the store makes nobody look dead.
+Liveness is judged on it, so that an outage of the store makes nobody look dead. Of several stores
+each has its own, so that the outage of one is none of the others.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ class StoreClock:
         """Seconds; the same for as long as the clock is stopped."""
         at = self._monotonic() if self._stopped_at is None else self._stopped_at
         return at - self._lost
+
+    def lag(self) -> float:
+        """Seconds that it is behind: all the time the store was away."""
+        return self._monotonic() - self.now()
 
     @property
     def stopped(self) -> bool:

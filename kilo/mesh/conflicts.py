@@ -13,6 +13,9 @@ from kilo.mesh.keys import PublicKey
 from kilo.mesh.model import IPNetwork, Node, Peer
 from kilo.mesh.networkindex import NetworkIndex
 
+MOST_NAMES = 5
+"""In one line."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
@@ -23,9 +26,36 @@ class Refusal:
     field: str
     value: str
     reason: str
+    origin: str = ""
+    """The store that the claimant stands in, where there are several."""
 
     def __str__(self) -> str:
-        return f"{self.claimant}: {self.field} {self.value} refused: {self.reason}"
+        claimant = Claimant(name=self.claimant, origin=self.origin)
+        return f"{claimant}: {self.field} {self.value} refused: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimant:
+    """Who claims something; ``str()`` names it, with its store where there are several."""
+
+    name: str
+    """Kind and name, ``Peer squat``."""
+    origin: str = ""
+
+    @classmethod
+    def of(cls, one: Node | Peer) -> Claimant:
+        """A node or a peer."""
+        kind = "Node" if isinstance(one, Node) else "Peer"
+        return cls(name=f"{kind} {one.name}", origin=one.origin)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.origin})" if self.origin else self.name
+
+    def refuse(self, field: str, value: object, reason: str) -> Refusal:
+        """Its claim on that value is not granted."""
+        return Refusal(
+            claimant=self.name, field=field, value=str(value), reason=reason, origin=self.origin
+        )
 
 
 def drop_shared_keys(nodes: Sequence[Node]) -> tuple[list[Node], list[Refusal]]:
@@ -34,44 +64,86 @@ def drop_shared_keys(nodes: Sequence[Node]) -> tuple[list[Node], list[Refusal]]:
     WireGuard knows a device by its key alone: a second one, a cloned disk say, would take the
     first one's packets.
     """
-    owners: dict[PublicKey | None, str] = {}
+    owners: dict[PublicKey | None, Node] = {}
     kept, refusals = [], []
     for node in sorted(nodes, key=lambda node: node.name):
-        owner = owners.setdefault(node.public_key, node.name)
-        if owner == node.name:
+        owner = owners.setdefault(node.public_key, node)
+        if owner is node:
             kept.append(node)
         else:
-            refusals.append(_refuse_key(f"Node {node.name}", node.public_key, f"node {owner}"))
+            refusals.append(_refuse_key(Claimant.of(node), node.public_key, name_in_text(owner)))
     return kept, refusals
 
 
-def _refuse_key(claimant: str, key: PublicKey | None, owner: str) -> Refusal:
-    return Refusal(
-        claimant=claimant, field="publicKey", value=str(key), reason=f"it is the key of {owner}"
+def name_in_text(one: Node | Peer) -> Claimant:
+    """``node berlin``, with its store: as it is called in the middle of a sentence."""
+    claimant = Claimant.of(one)
+    return replace(claimant, name=claimant.name[0].lower() + claimant.name[1:])
+
+
+def _refuse_key(claimant: Claimant, key: PublicKey | None, owner: Claimant) -> Refusal:
+    return claimant.refuse("publicKey", key, f"it is the key of {owner}")
+
+
+def find_foreign_node(nodes: Iterable[Node]) -> Node | None:
+    """The first by name of those where Kilo's own agent runs, which the others have to follow."""
+    foreign = (node for node in nodes if node.has_foreign_agent)
+    return min(foreign, key=lambda node: node.name, default=None)
+
+
+def leave_out_unknown_stores(
+    nodes: Sequence[Node], peers: Sequence[Peer]
+) -> tuple[Sequence[Node], Sequence[Peer], list[Refusal]]:
+    """Where Kilo's own agents take part, what stands in other stores than theirs does not.
+
+    They read their cluster and know of no other store: with its nodes they would count other
+    segments, and so have other addresses and leaders than we (spec section 12).
+    """
+    foreign = find_foreign_node(nodes)
+    if foreign is None:
+        return nodes, peers, []
+    everything: list[Node | Peer] = [*nodes, *peers]
+    others = {one.origin for one in everything} - {foreign.origin}
+    refusals = [
+        Claimant(name=f"Store {origin}").refuse(
+            "nodes and peers",
+            _list_names([one.name for one in everything if one.origin == origin]),
+            f"the agent of {Claimant.of(foreign)} is Kilo's own or too old and knows of no other"
+            " store than its own",
+        )
+        for origin in sorted(others)
+    ]
+    return (
+        [node for node in nodes if node.origin == foreign.origin],
+        [peer for peer in peers if peer.origin == foreign.origin],
+        refusals,
     )
 
 
+def _list_names(names: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
 def grant_first(
-    claims: Iterable[tuple[str, str, IPNetwork]],
-) -> tuple[dict[IPNetwork, str], list[Refusal]]:
+    claims: Iterable[tuple[Claimant, str, IPNetwork]],
+) -> tuple[dict[IPNetwork, Claimant], list[Refusal]]:
     """Give every network to the first who claims it; claims are (claimant, field, network)."""
-    owners: dict[IPNetwork, str] = {}
+    owners: dict[IPNetwork, Claimant] = {}
     refusals = []
     for claimant, field, network in claims:
         owner = owners.setdefault(network, claimant)
         if owner != claimant:
-            reason = f"it belongs to {owner}"
-            refusals.append(
-                Refusal(claimant=claimant, field=field, value=str(network), reason=reason)
-            )
+            refusals.append(claimant.refuse(field, network, f"it belongs to {owner}"))
     return owners, refusals
 
 
 def grant_peers(
     peers: Iterable[Peer],
     *,
-    keys: Mapping[PublicKey, str],
-    owners: Mapping[IPNetwork, str],
+    keys: Mapping[PublicKey, Claimant],
+    owners: Mapping[IPNetwork, Claimant],
     service_cidrs: Iterable[IPNetwork],
 ) -> tuple[tuple[Peer, ...], list[Refusal]]:
     """The peers that take part, by name, with the allowed IPs they may have.
@@ -80,13 +152,13 @@ def grant_peers(
     left without any allowed IP takes no part, and so owns no key.
     """
     key_owners = dict(keys)
-    claimed: dict[IPNetwork, str] = {}
-    fences = NetworkIndex(owners.items())
+    claimed: dict[IPNetwork, Claimant] = {}
+    fences = _index(owners)
     for network in service_cidrs:
         fences.add(network, "the service CIDRs")
     granted, refusals = [], []
     for peer in sorted(peers, key=lambda peer: peer.name):
-        claimant = f"Peer {peer.name}"
+        claimant = Claimant.of(peer)
         if owner := key_owners.get(peer.public_key):
             refusals.append(_refuse_key(claimant, peer.public_key, owner))
             continue
@@ -99,23 +171,23 @@ def grant_peers(
 
 
 def _grant_allowed_ips(
-    peer: Peer, claimed: dict[IPNetwork, str], fences: NetworkIndex
+    peer: Peer, claimed: dict[IPNetwork, Claimant], fences: NetworkIndex
 ) -> tuple[tuple[IPNetwork, ...], list[Refusal]]:
-    claimant = f"Peer {peer.name}"
+    claimant = Claimant.of(peer)
     allowed, refusals = [], []
     for network in dict.fromkeys(peer.allowed_ips):
         reason = _find_objection(network, fences)
         if not reason and claimed.setdefault(network, claimant) != claimant:
             reason = f"{claimed[network]} claims it too"
         if reason:
-            refusals.append(
-                Refusal(
-                    claimant=claimant, field="spec.allowedIPs", value=str(network), reason=reason
-                )
-            )
+            refusals.append(claimant.refuse("spec.allowedIPs", network, reason))
         else:
             allowed.append(network)
     return tuple(allowed), refusals
+
+
+def _index(owners: Mapping[IPNetwork, Claimant]) -> NetworkIndex:
+    return NetworkIndex((network, str(owner)) for network, owner in owners.items())
 
 
 def _find_objection(network: IPNetwork, fences: NetworkIndex) -> str:
@@ -131,7 +203,7 @@ def _describe_cover(cover: tuple[IPNetwork, str] | None) -> str:
 def grant_location_ips(
     claims: Sequence[tuple[str, Sequence[IPNetwork]]],
     *,
-    owners: Mapping[IPNetwork, str],
+    owners: Mapping[IPNetwork, Claimant],
     peers: Sequence[Peer],
 ) -> tuple[list[tuple[IPNetwork, ...]], list[Refusal]]:
     """The allowed location IPs each segment keeps; claims are (segment name, networks) in order.
@@ -152,22 +224,17 @@ def grant_location_ips(
 
 
 def _refuse_location_ip(segment: str, network: IPNetwork, reason: str) -> Refusal:
-    return Refusal(
-        claimant=f"Segment {segment}",
-        field="allowedLocationIPs",
-        value=str(network),
-        reason=reason,
-    )
+    return Claimant(name=f"Segment {segment}").refuse("allowedLocationIPs", network, reason)
 
 
 class _Others:
     """All who may stand against a segment's allowed location IPs."""
 
-    def __init__(self, owners: Mapping[IPNetwork, str], peers: Iterable[Peer]) -> None:
+    def __init__(self, owners: Mapping[IPNetwork, Claimant], peers: Iterable[Peer]) -> None:
         self._later = NetworkIndex()
-        self._owners = NetworkIndex(owners.items())
+        self._owners = _index(owners)
         self._peers = NetworkIndex(
-            (network, peer.name) for peer in peers for network in peer.allowed_ips
+            (network, str(name_in_text(peer))) for peer in peers for network in peer.allowed_ips
         )
 
     def add_segment(self, name: str, networks: Iterable[IPNetwork]) -> None:
@@ -182,5 +249,5 @@ class _Others:
         if cover := self._owners.find_cover(network):
             return _describe_cover(cover)
         if claim := self._peers.find_overlap(network):
-            return f"it overlaps {claim[0]} of peer {claim[1]}"
+            return f"it overlaps {claim[0]} of {claim[1]}"
         return ""

@@ -13,11 +13,14 @@ from types import MappingProxyType
 
 from kilo.mesh.addressing import allocate, host_network
 from kilo.mesh.conflicts import (
+    Claimant,
     Refusal,
     drop_shared_keys,
     grant_first,
     grant_location_ips,
     grant_peers,
+    leave_out_unknown_stores,
+    name_in_text,
 )
 from kilo.mesh.keys import PublicKey
 from kilo.mesh.model import (
@@ -114,14 +117,16 @@ def build_topology(nodes: Iterable[Node], peers: Iterable[Peer], settings: Setti
 
     ``MeshError`` if the segments do not fit the Kilo subnet; nothing should be changed then.
     """
-    members, refusals = drop_shared_keys(list(nodes))
+    known, known_peers, refusals = leave_out_unknown_stores(list(nodes), list(peers))
+    members, refused = drop_shared_keys(known)
+    refusals += refused
     drafts = _draft_segments(members, settings.granularity)
     addresses = allocate(settings.subnets, len(drafts))
     owners, refused = grant_first(_list_claims(drafts, addresses))
     refusals += refused
-    keys = {required_key(node): f"node {node.name}" for node in members}
+    keys = {required_key(node): name_in_text(node) for node in members}
     granted, refused = grant_peers(
-        peers, keys=keys, owners=owners, service_cidrs=settings.service_cidrs
+        known_peers, keys=keys, owners=owners, service_cidrs=settings.service_cidrs
     )
     refusals += refused
     location_ips, refused = grant_location_ips(
@@ -196,17 +201,18 @@ def _place(node: Node, granularity: Granularity) -> tuple[str, str]:
 
 def _list_claims(
     drafts: Sequence[_Draft], addresses: Sequence[tuple[IPInterface, ...]]
-) -> Iterator[tuple[str, str, IPNetwork]]:
+) -> Iterator[tuple[Claimant, str, IPNetwork]]:
     """Who claims which network for its own; the WireGuard addresses before all others."""
     for draft, interfaces in zip(drafts, addresses, strict=True):
         for interface in interfaces:
-            yield f"Segment {draft.name}", "WireGuard IP", host_network(interface.ip)
+            claimant = Claimant(name=f"Segment {draft.name}")
+            yield claimant, "WireGuard IP", host_network(interface.ip)
     for draft in drafts:
         for node in draft.nodes:
             for address in node.internal_ips:
-                yield f"Node {node.name}", "internalIP", host_network(address.ip)
+                yield Claimant.of(node), "internalIP", host_network(address.ip)
             for subnet in node.pod_subnets:
-                yield f"Node {node.name}", "podSubnets", subnet
+                yield Claimant.of(node), "podSubnets", subnet
 
 
 def _list_location_ips(draft: _Draft) -> list[IPNetwork]:
@@ -217,9 +223,9 @@ def _finish_segment(
     draft: _Draft,
     addresses: tuple[IPInterface, ...],
     location_ips: tuple[IPNetwork, ...],
-    owners: Mapping[IPNetwork, str],
+    owners: Mapping[IPNetwork, Claimant],
 ) -> Segment:
-    claimants = {f"Node {node.name}" for node in draft.nodes}
+    claimants = {Claimant.of(node) for node in draft.nodes}
     claims = _list_claims([draft], [addresses])
     granted = (
         network

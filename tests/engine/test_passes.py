@@ -40,6 +40,9 @@ async def test_the_first_pass_makes_an_empty_kernel_what_the_mesh_wants(world: W
     remote = "10.2.3.0/24,10.4.0.2/32,192.168.2.11/32"
     assert sorted(map(str, state.resources())) == [
         "address 10.4.0.1/16 dev kilo0",
+        "barrier 10.2.2.0/24",
+        "barrier 10.2.3.0/24",
+        "barrier 10.4.0.0/16",
         f"firewall known {known} masquerade-sources 10.5.0.1/32 clamp-links kilo0",
         "link kilo0 mtu 1420 up",
         f"peer {make_key('c')} dev kilo0 endpoint 198.51.100.3:51820 allowed-ips {remote}",
@@ -64,7 +67,10 @@ async def test_a_pass_with_nothing_new_writes_nothing(world: World) -> None:
         assert world.writes == writes
         counted = sum(
             world.read("kilo_kernel_writes_total", {"kind": kind})
-            for kind in ("link", "address", "device", "peer", "firewall", "route", "rule")
+            for kind in (
+                "barrier",
+                *("link", "address", "device", "peer", "firewall", "route", "rule"),
+            )
         )
         assert counted == writes
 
