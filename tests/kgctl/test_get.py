@@ -33,7 +33,7 @@ def test_nodes_are_a_table_of_what_counts_aligned_as_kubectls(site: Site) -> Non
         "a2", "north", "192.168.1.12:51820", "192.168.1.12/24", "10.2.2.0/24", "<none>", "3m ago",
     ]  # fmt: skip
     assert cells[2] == [
-        "b1", "south", "home.example.com:51821", "<none>", "10.2.3.0/24", "<none>", "<none>",
+        "b1", "south", "203.0.113.21:51821", "<none>", "10.2.3.0/24", "<none>", "<none>",
     ]  # fmt: skip
     columns = {line.index("10.2.") for line in said.out.splitlines() if "10.2." in line}
     assert columns == {said.out.splitlines()[0].index("POD SUBNETS")}
