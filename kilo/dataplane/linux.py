@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from kilo.dataplane import netlink
+from kilo.dataplane.barriers import apply_barriers, read_barriers
 from kilo.dataplane.base import find_refused, group_failures
 from kilo.dataplane.drift import DeviceWatch, Drift, Relevance
 from kilo.dataplane.hostfacts import HostnameLookup, read_facts
@@ -29,6 +30,7 @@ from kilo.mesh.diff import Change, Changes
 from kilo.mesh.host import ForwardDrop, HostFacts
 from kilo.mesh.keys import PublicKey
 from kilo.mesh.state import (
+    Barrier,
     DataplaneState,
     Firewall,
     Link,
@@ -40,6 +42,7 @@ from kilo.mesh.state import (
     WireGuardDevice,
     WireGuardPeer,
 )
+from kilo.mesh.view import CILIUM_TUNNEL
 
 
 class DeviceDriver(Protocol):
@@ -109,7 +112,7 @@ class LinuxDataplane:
         ``yielding`` are links of another network, whose routes give way to ours.
         """
         self.interface = interface
-        self._tunnel = tunnel
+        self._tunnels = (tunnel, CILIUM_TUNNEL)
         self._yielding = yielding
         self._wireguard = wireguard
         self._firewall = firewall
@@ -118,6 +121,7 @@ class LinuxDataplane:
             hostname or socket.gethostname(), on_change=self._touch_drifts
         )
         self._drivers: Mapping[type[Resource], ApplyGroup] = {
+            Barrier: _apply_barriers,
             Firewall: self._apply_firewall,
             Link: self._apply_link,
             Route: self._apply_routes,
@@ -135,25 +139,26 @@ class LinuxDataplane:
         """See ``Dataplane.facts``."""
         facts = await read_facts(self._hostname)
         facts = replace(facts, forward_drops=await self._firewall.find_forward_drops())
-        return await add_sysctls(facts, self._sysctls, self.interface, self._tunnel)
+        return await add_sysctls(facts, self._sysctls, self.interface, self._tunnels)
 
     async def read(self) -> DataplaneState:
         """See ``Dataplane.read``."""
         await self._device.remember()
         link = await netlink.read_link(self.interface)
         device, peers = await self._wireguard.read()
-        tunnel = await read_tunnel(self._tunnel)
+        tunnels = [await read_tunnel(name) for name in self._tunnels]
         routes = await run_with_socket(read_routes)
         self._routes = frozenset((route.table, route.destination) for route in routes)
         return DataplaneState(
             # What bears our link's name and is no WireGuard device is somebody else's.
             links=frozenset() if link is None or device is None else frozenset({link}),
-            tunnels=frozenset() if tunnel is None else frozenset({tunnel}),
+            tunnels=frozenset(tunnel for tunnel in tunnels if tunnel is not None),
             devices=frozenset() if device is None else frozenset({device}),
             peers=peers,
             addresses=await netlink.read_addresses(self.interface),
             firewall=await self._read_firewall(),
             routes=routes,
+            barriers=await run_with_socket(read_barriers),
             rules=await netlink.read_rules(),
             sysctls=await self._sysctls.read(),
         )
@@ -244,6 +249,13 @@ class LinuxDataplane:
 
     async def _apply_firewall(self, steps: Sequence[Change]) -> list[DataplaneError]:
         return [error for step in steps for error in await _try(step, self._firewall.apply)]
+
+
+async def _apply_barriers(steps: Sequence[Change]) -> list[DataplaneError]:
+    try:
+        return await run_with_socket(partial(apply_barriers, steps=steps))
+    except DataplaneError as error:
+        return [_name(step, error) for step in steps]
 
 
 async def _apply_tunnels(steps: Sequence[Change]) -> list[DataplaneError]:

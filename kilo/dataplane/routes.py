@@ -158,9 +158,14 @@ class _Batch:
     def _may_replace(self, holder: RouteEntry, route: Route) -> bool:
         if holder.protocol == ROUTE_PROTOCOL:
             return True
-        if holder.protocol == KERNEL_PROTOCOL or holder.route is None:
+        if holder.route is None:
             return False
-        return holder.route == route or holder.route.link in self._yielding
+        # The kernel's own have no gateway; Cilium gives its routes the same number.
+        if holder.protocol == KERNEL_PROTOCOL and holder.route.gateway is None:
+            return False
+        if holder.route.link in self._yielding:
+            return True
+        return holder.protocol != KERNEL_PROTOCOL and holder.route == route
 
     def _find_holders(self, wanted: Collection[RouteKey]) -> dict[RouteKey, RouteEntry]:
         """The first route of each key, which is the one that the kernel would replace."""
@@ -264,7 +269,7 @@ def decode_entry(
         return None
     if _RTA_TABLE in attributes:
         table = read_u32(attributes[_RTA_TABLE])
-    key = (table, _read_network(family, bytes(attributes.get(_RTA_DST, b"")), length))
+    key = (table, read_network(family, bytes(attributes.get(_RTA_DST, b"")), length))
     if wanted is not None and key not in wanted:
         return None
     simple = kind == UNICAST and _COMPLEX.isdisjoint(attributes)
@@ -301,7 +306,8 @@ def _make_address(packed: bytes) -> IPAddress:
 
 
 @lru_cache(maxsize=16384)  # parsing one costs more than all the rest of a route
-def _read_network(family: int, packed: bytes, length: int) -> IPNetwork:
+def read_network(family: int, packed: bytes, length: int) -> IPNetwork:
+    """A destination as the kernel writes it; ``DataplaneError`` for one that no kernel writes."""
     network = IPv4Network if family == AF_INET else IPv6Network
     size = 4 if family == AF_INET else 16
     try:

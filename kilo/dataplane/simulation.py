@@ -18,6 +18,7 @@ from kilo.mesh.model import IPAddress, IPNetwork
 from kilo.mesh.state import (
     MAIN_TABLE,
     Address,
+    Barrier,
     DataplaneState,
     Firewall,
     Link,
@@ -66,6 +67,7 @@ class SimulatedKernel:
             (route.table, route.destination): OwnedRoute(route=route, protocol=OURS)
             for route in state.routes
         }
+        self.barriers = set(state.barriers)
         self.rules = set(state.rules)
         self.sysctls = {sysctl.name: sysctl.value for sysctl in state.sysctls}
         """Ours."""
@@ -90,6 +92,7 @@ class SimulatedKernel:
             routes=frozenset(
                 owned.route for owned in self.routes.values() if owned.protocol == OURS
             ),
+            barriers=frozenset(self.barriers),
             rules=frozenset(self.rules),
             sysctls=frozenset(
                 Sysctl(name=name, value=value) for name, value in self.sysctls.items()
@@ -117,7 +120,7 @@ class SimulatedKernel:
                 self._put_tunnel(resource)
             case Route():
                 self._put_route(resource)
-            case Rule() | Sysctl():
+            case Barrier() | Rule() | Sysctl():
                 self._put_setting(resource)
 
     def _remove(self, resource: Resource) -> None:
@@ -132,12 +135,14 @@ class SimulatedKernel:
                 self._delete_address(resource)
             case Route():
                 self._delete_route(resource)
-            case Firewall() | Rule() | Sysctl():
+            case Firewall() | Barrier() | Rule() | Sysctl():
                 self._remove_setting(resource)
 
-    def _remove_setting(self, resource: Firewall | Rule | Sysctl) -> None:
+    def _remove_setting(self, resource: Firewall | Barrier | Rule | Sysctl) -> None:
         """What is on no link."""
         match resource:
+            case Barrier():
+                self.barriers.discard(resource)
             case Firewall():
                 self.firewall = None
             case Rule():
@@ -227,8 +232,10 @@ class SimulatedKernel:
         if not tunnel.up:
             self._drop_routes(tunnel.name)
 
-    def _put_setting(self, resource: Rule | Sysctl) -> None:
-        if isinstance(resource, Rule):
+    def _put_setting(self, resource: Barrier | Rule | Sysctl) -> None:
+        if isinstance(resource, Barrier):
+            self.barriers.add(resource)
+        elif isinstance(resource, Rule):
             self.rules.add(resource)
         elif resource.name in self.other_sysctls or self._has_setting(resource.name):
             self.sysctls[resource.name] = resource.value

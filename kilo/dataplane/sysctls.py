@@ -12,7 +12,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -168,10 +168,12 @@ class Sysctls:
         temporary.replace(self._path)
 
 
-async def add_sysctls(facts: HostFacts, sysctls: Sysctls, interface: str, tunnel: str) -> HostFacts:
-    """The facts with the settings that matter to a mesh on that interface and tunnel."""
+async def add_sysctls(
+    facts: HostFacts, sysctls: Sysctls, interface: str, tunnels: Collection[str]
+) -> HostFacts:
+    """The facts with the settings that matter to a mesh on that interface and those tunnels."""
     switches = [name_setting(6, link, "disable_ipv6") for link in (interface, "default")]
-    host = await sysctls.find([*list_relevant(facts, (interface, tunnel)), *switches])
+    host = await sysctls.find([*list_relevant(facts, (interface, *tunnels)), *switches])
     # A link that is yet to be made will have the default. A host without IPv6 has neither.
     off = next((host.values[name] for name in switches if name in host.values), "1")
     return replace(

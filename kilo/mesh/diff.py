@@ -15,6 +15,7 @@ from kilo.mesh.model import IPAddress
 from kilo.mesh.state import (
     FORWARDING,
     Address,
+    Barrier,
     DataplaneState,
     Firewall,
     Link,
@@ -71,6 +72,7 @@ class Changes:
 
 
 ORDER: tuple[type, ...] = (
+    Barrier,  # before all else, and the last to go: meanwhile no packet finds another way
     Link,
     WireGuardDevice,
     WireGuardPeer,

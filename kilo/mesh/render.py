@@ -28,7 +28,17 @@ from kilo.mesh.state import (
 )
 from kilo.mesh.sysctls import find_behind, list_sysctls
 from kilo.mesh.topology import Segment, Topology, required_key
-from kilo.mesh.view import Compatibility, Observations, RenderOptions, View, find_family
+from kilo.mesh.view import (
+    CILIUM_OVERHEAD,
+    CILIUM_OVERLAYS,
+    Compatibility,
+    Observations,
+    RenderOptions,
+    View,
+    find_cilium_address,
+    find_family,
+    find_reported_address,
+)
 
 
 def render(
@@ -100,14 +110,28 @@ class Rendering(View):
         """The IPIP link; its address is what the host's own packets bear."""
         own = self.find_internal(4)
         link = find_link(self.host, own.ip) if own else None
-        if not self.owns_tunnel or link is None:
+        if self.tunnel is None or not self.owns_tunnel or link is None:
             return
-        subnet = next((net for net in self.node.pod_subnets if net.version == 4), None)
+        address = self.find_tunnel_address()
         yield Tunnel(
-            name=self.options.tunnel,
-            mtu=self.host.mtus[link] - IPIP_OVERHEAD,
-            addresses=frozenset({ip_interface(subnet.network_address + 1)} if subnet else ()),
+            name=self.tunnel,
+            mtu=self.host.mtus[link] - self.find_overhead(),
+            addresses=frozenset({ip_interface(address)} if address else ()),
         )
+
+    def find_tunnel_address(self) -> IPAddress | None:
+        """The first of the pods'; beside Cilium that may be a pod's, so the host's own there."""
+        if self.beside_cilium:
+            interface = find_cilium_address(self.host)
+            return interface.ip if interface else None
+        subnet = next((net for net in self.node.pod_subnets if net.version == 4), None)
+        return subnet.network_address + 1 if subnet else None
+
+    def find_overhead(self) -> int:
+        """Bytes that a packet in the tunnel has less room for than one outside."""
+        if self.beside_cilium and not CILIUM_OVERLAYS.isdisjoint(self.host.mtus):
+            return IPIP_OVERHEAD + CILIUM_OVERHEAD
+        return IPIP_OVERHEAD
 
     def list_peers(self) -> Iterator[WireGuardPeer]:
         if not self.leads:
@@ -304,6 +328,9 @@ class Rendering(View):
                     internal = find_family(node.internal_ips, 4)
                     if internal:
                         yield host_network(internal.ip)
+                    if self.beside_cilium:
+                        inside = find_reported_address(node)
+                        yield from (host_network(inside),) if inside else ()
 
     def list_clamp_links(self) -> Iterator[str]:
         """The links by which others' packets leave wrapped up, in less room than they came in."""

@@ -146,6 +146,22 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Barrier:
+    """Where packets for a network of the mesh end while no route to it is there: any route to the
+    same network comes first, but none to a wider one, such as the default route.
+    """
+
+    destination: IPNetwork
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return (self.destination,)
+
+    def __str__(self) -> str:
+        return f"barrier {self.destination}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """A policy rule of ours; its priority is in our own range."""
 
@@ -221,7 +237,16 @@ class Sysctl:
 
 
 Resource = (
-    Link | Tunnel | Address | WireGuardDevice | WireGuardPeer | Route | Rule | Firewall | Sysctl
+    Link
+    | Tunnel
+    | Address
+    | WireGuardDevice
+    | WireGuardPeer
+    | Route
+    | Barrier
+    | Rule
+    | Firewall
+    | Sysctl
 )
 
 
@@ -236,6 +261,7 @@ class DataplaneState:
     addresses: frozenset[Address] = frozenset()
     firewall: Firewall | None = None
     routes: frozenset[Route] = frozenset()
+    barriers: frozenset[Barrier] = frozenset()
     rules: frozenset[Rule] = frozenset()
     sysctls: frozenset[Sysctl] = frozenset()
 
@@ -249,6 +275,7 @@ class DataplaneState:
         if self.firewall is not None:
             yield self.firewall
         yield from self.routes
+        yield from self.barriers
         yield from self.rules
         yield from self.sysctls
 

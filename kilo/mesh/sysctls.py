@@ -135,8 +135,8 @@ def _list_filtering(view: View) -> Iterator[str]:
 def _list_own_links(view: View) -> Iterator[str]:
     if view.leads:
         yield view.options.interface
-    if view.owns_tunnel:
-        yield view.options.tunnel
+    if view.owns_tunnel and view.tunnel:
+        yield view.tunnel
 
 
 def keep_sysctls(wanted: frozenset[Sysctl], actual: frozenset[Sysctl]) -> frozenset[Sysctl]:

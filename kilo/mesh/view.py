@@ -20,7 +20,11 @@ from kilo.mesh.topology import Segment, Topology
 
 FLANNEL_LINK = "flannel.1"
 CILIUM_TUNNEL = "cilium_tunl"
+"""The kernel's own IPIP link, which Cilium renames and then leaves alone."""
 CILIUM_HOST = "cilium_host"
+CILIUM_OVERLAYS = frozenset({"cilium_vxlan", "cilium_geneve"})
+CILIUM_OVERHEAD = 50
+"""Bytes: what Cilium's overlay adds to a packet that travels in it."""
 
 
 class Compatibility(StrEnum):
@@ -138,18 +142,27 @@ class View:
         match self.options.compatibility:
             case Compatibility.FLANNEL:
                 return FLANNEL_LINK if has_link(self.host, FLANNEL_LINK) else None
-            case Compatibility.CILIUM if has_link(self.host, CILIUM_TUNNEL):
+            case Compatibility.CILIUM if CILIUM_TUNNEL in self.host.mtus:
+                # Down or not: while it is there the kernel makes no other that takes all IPIP.
                 return CILIUM_TUNNEL
             case _:
                 return self.options.tunnel
 
     def list_missing(self) -> Iterator[str]:
         """What is not there (yet), as warnings."""
+        flag = f"--compatibility={self.options.compatibility}"
         if self.tunnel is None:
-            yield (
-                f"--compatibility={self.options.compatibility}: link {FLANNEL_LINK} is not there,"
-                " or down: waiting for it"
-            )
+            yield f"{flag}: link {FLANNEL_LINK} is not there, or down: waiting for it"
+        if self._lacks_cilium:
+            yield f"{flag}: link {CILIUM_HOST} is not there, or has no address: waiting for it"
+
+    @property
+    def beside_cilium(self) -> bool:
+        return self.options.compatibility is Compatibility.CILIUM
+
+    @property
+    def _lacks_cilium(self) -> bool:
+        return self.beside_cilium and find_cilium_address(self.host) is None
 
     def find_tunnel_gateway(self, node: Node, internal: IPAddress) -> IPAddress | None:
         """Where the tunnel finds a node; None if its network has not said."""
@@ -158,15 +171,16 @@ class View:
                 subnets = (net for net in node.pod_subnets if net.version == internal.version)
                 return next((subnet.network_address for subnet in subnets), None)
             case Compatibility.CILIUM:
-                address = node.report.cni_compatibility_ip if node.report else None
-                return address.ip if address else None
+                # Without an address of its own the host would send by another way than Cilium's.
+                return None if self._lacks_cilium else find_reported_address(node)
             case _:
                 return internal
 
     @property
     def owns_tunnel(self) -> bool:
         """Whether the IPIP link is for us to make: we need it, and nobody else uses it."""
-        ours = self.tunnel == self.options.tunnel and self.tunnel not in self.host.busy_tunnels
+        is_ipip = self.options.compatibility is not Compatibility.FLANNEL
+        ours = is_ipip and self.tunnel not in self.host.busy_tunnels
         return ours and any(True for _ in self.list_encapsulated())
 
     def encapsulates(self, own: IPInterface, gateway: IPAddress) -> bool:
@@ -188,6 +202,18 @@ class View:
 def has_link(host: HostFacts, name: str) -> bool:
     """Whether there is a link of that name that routes can go over."""
     return name in host.mtus and name not in host.down_links
+
+
+def find_cilium_address(host: HostFacts) -> IPInterface | None:
+    """Where Cilium finds the host."""
+    borne = (a.interface for a in host.addresses if a.link == CILIUM_HOST)
+    return find_family(borne, 4)
+
+
+def find_reported_address(node: Node) -> IPAddress | None:
+    """Where Cilium finds another node, by its agent's account."""
+    address = node.report.cni_compatibility_ip if node.report else None
+    return address.ip if address else None
 
 
 def find_family(interfaces: Iterable[IPInterface], version: int) -> IPInterface | None:

@@ -22,6 +22,7 @@ from kilo.mesh.keys import PrivateKey, PublicKey
 from kilo.mesh.model import Endpoint
 from kilo.mesh.state import (
     Address,
+    Barrier,
     DataplaneState,
     Firewall,
     Link,
@@ -116,6 +117,9 @@ def make_state(host: Host) -> DataplaneState:
         firewall=Firewall(
             known=frozenset(map(ip_network, ("10.2.0.0/16", "fd00:2::/48"))),
             masquerade_sources=frozenset({ip_network("10.5.0.1/32")}),
+        ),
+        barriers=frozenset(
+            Barrier(destination=ip_network(text)) for text in ("10.2.1.0/24", "fd00:2:1::/64")
         ),
         routes=frozenset(
             {
@@ -452,7 +456,10 @@ class DataplaneContract:
 
         found = await host.dataplane.read()
         assert found == DataplaneState(
-            firewall=desired.firewall, rules=desired.rules, sysctls=desired.sysctls
+            firewall=desired.firewall,
+            barriers=desired.barriers,
+            rules=desired.rules,
+            sysctls=desired.sysctls,
         )
 
     async def test_what_was_to_be_on_a_link_that_cannot_be_made_fails_as_a_consequence(

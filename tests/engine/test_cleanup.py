@@ -82,6 +82,20 @@ async def test_the_own_report_is_withdrawn_and_the_operators_words_stay(world: W
     assert [node.name for node in snapshot.nodes] == ["a", "b", "c"]
 
 
+async def test_the_report_is_withdrawn_while_the_network_still_works(world: World) -> None:
+    """So that others go by another way before this one ends."""
+    world.clean_up = CleanUp()
+    async with running(world):
+        state = await world.settled()
+        await world.eventually(world.find_report)
+        world.stop.set()
+        await world.eventually(lambda: world.find_report() is None)
+
+        assert await world.dataplane.read() == state
+        await world.end()
+    assert await world.dataplane.read() == DataplaneState()
+
+
 async def test_without_clean_up_the_network_and_the_report_stay(world: World) -> None:
     world.clean_up = CleanUp(network=False)
     async with running(world):

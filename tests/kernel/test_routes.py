@@ -120,6 +120,19 @@ async def test_routes_over_the_link_of_a_network_that_runs_beside_ours_give_way(
     assert await read() == {routes[0]}
 
 
+async def test_routes_of_ciliums_give_way_though_they_bear_the_kernels_number(
+    netns: Namespace, link: str
+) -> None:
+    netns.add_veth("cilium_vxlan", "other1")
+    (route,) = make_routes(1)
+    way = ("via", "10.2.1.77", "dev", "cilium_vxlan", "onlink", "proto", "kernel")
+    netns.ip("route", "add", str(route.destination), *way)
+
+    assert list(map(str, await apply(make_addition(route)))) == [f"+ {route}: File exists"]
+    assert await apply(make_addition(route), yielding={"cilium_vxlan"}) == []
+    assert await read() == {route}
+
+
 async def test_where_none_runs_beside_ours_they_do_not(netns: Namespace, link: str) -> None:
     netns.add_veth("flannel.1", "other1")
     (route,) = make_routes(1)

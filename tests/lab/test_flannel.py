@@ -67,6 +67,8 @@ spec: {{podSubnets: [{subnet}], {PLACES[name]}}}
 """
     for name, (subnet, _) in SUBNETS.items()
 )
+ELSEWHERE = (("a1", "b1"), ("a2", "b2"), ("a1", "home"), ("a2", "home"))
+TO_ELSEWHERE = "ip daddr { 10.2.21.0/24, 10.2.22.0/24, 10.2.41.0/24 }"
 CONFIGURATION = '{"cniVersion": "0.3.1", "name": "cbr0", "plugins": [{"type": "flannel"}]}\n'
 PATH = "/etc/cni/net.d/10-flannel.conflist"
 
@@ -141,18 +143,21 @@ def test_a_link_that_comes_late_is_no_failure_and_used_at_once(mesh: Meeting) ->
 
 
 @pytest.mark.parametrize("name", ["a2", "a1"])
-def test_routes_follow_a_link_that_goes_and_comes_back(mesh: Meeting, name: str) -> None:
+def test_routes_follow_a_link_that_goes_and_comes_back_and_no_packet_is_in_clear(
+    mesh: Meeting, name: str
+) -> None:
     host = mesh.lab.host(name)
     before = list_routes(host)
-    passes = host.metrics()["kilo_reconciles_total"]
-    mesh.flannel.stop(name)
-    wait_until(lambda: host.metrics()["kilo_reconciles_total"] > passes, "it was noticed")
-    mesh.flannel.make_link(name)
-    passes = host.metrics()["kilo_reconciles_total"]
-    wait_until(lambda: host.metrics()["kilo_reconciles_total"] > passes, "it was looked at, down")
-    mesh.flannel.use_link(name)
-    wait_until(lambda: list_routes(host) == before, "all routes are back", seconds=30)
-    mesh.lab.wait_reachable()
+    with mesh.lab.probe(ELSEWHERE), never_seen(mesh.lab, "internet", TO_ELSEWHERE):
+        passes = host.metrics()["kilo_reconciles_total"]
+        mesh.flannel.stop(name)
+        wait_until(lambda: host.metrics()["kilo_reconciles_total"] > passes, "it was noticed")
+        mesh.flannel.make_link(name)
+        passes = host.metrics()["kilo_reconciles_total"]
+        wait_until(lambda: host.metrics()["kilo_reconciles_total"] > passes, "looked at, down")
+        mesh.flannel.use_link(name)
+        wait_until(lambda: list_routes(host) == before, "all routes are back", seconds=30)
+        mesh.lab.wait_reachable()
     assert list_failures(host) == []
 
 

@@ -11,6 +11,7 @@ from kilo.mesh.diff import Change, Changes
 from kilo.mesh.model import IPAddress, IPNetwork
 from kilo.mesh.state import (
     Address,
+    Barrier,
     DataplaneState,
     Firewall,
     Link,
@@ -73,6 +74,7 @@ def gather(resources: Iterable[Resource]) -> DataplaneState:
         addresses=frozenset(i for i in items if isinstance(i, Address)),
         firewall=next((i for i in items if isinstance(i, Firewall)), None),
         routes=frozenset(i for i in items if isinstance(i, Route)),
+        barriers=frozenset(i for i in items if isinstance(i, Barrier)),
         rules=frozenset(i for i in items if isinstance(i, Rule)),
         tunnels=frozenset(i for i in items if isinstance(i, Tunnel)),
         sysctls=frozenset(i for i in items if isinstance(i, Sysctl)),

@@ -7,8 +7,8 @@ from ipaddress import ip_interface
 
 import pytest
 
-from kilo.mesh.host import HostFacts
-from kilo.mesh.model import Encapsulation, Granularity, Settings
+from kilo.mesh.host import HostAddress, HostFacts
+from kilo.mesh.model import Encapsulation, Granularity, Node, Settings
 from kilo.mesh.view import Compatibility, RenderOptions
 from tests.mesh.fleets import make_host, make_node, make_peer, nets, render_node, say
 
@@ -207,6 +207,9 @@ def test_a_tunnel_that_somebody_else_uses_is_used_and_neither_changed_nor_guarde
 
 def _beside(compatibility: Compatibility, **links: int) -> tuple[RenderOptions, HostFacts]:
     host = make_host(FAR)
+    if compatibility is Compatibility.CILIUM:
+        inside = HostAddress(link="cilium_host", interface=ip_interface("10.2.3.77/32"))
+        host = replace(host, addresses=(*host.addresses, inside))
     return (
         RenderOptions(local=False, compatibility=compatibility),
         replace(host, mtus={**host.mtus, **links}),
@@ -238,25 +241,54 @@ def test_while_flannels_link_is_down_there_are_none_either_for_no_kernel_would_t
     assert not state.routes
 
 
-@pytest.mark.parametrize(
-    ("links", "tunnel", "own"),
-    [({"cilium_tunl": 1480}, "cilium_tunl", []), ({}, "tunl0", ["tunnel tunl0"])],
-    ids=["Cilium's own tunnel", "ours, where Cilium has made none"],
-)
-def test_beside_cilium_packets_go_to_where_it_finds_the_leader(
-    links: dict[str, int], tunnel: str, own: list[str]
-) -> None:
+def _let_cilium_find_the_leader() -> list[Node]:
     assert LEADER.report is not None
     found = replace(LEADER.report, cni_compatibility_ip=ip_interface("10.2.1.77/32"))
-    mesh = [replace(LEADER, report=found), NEAR, FAR, ELSEWHERE]
+    return [replace(LEADER, report=found), NEAR, FAR, ELSEWHERE]
+
+
+@pytest.mark.parametrize(
+    ("links", "tunnel", "mtu"),
+    [
+        pytest.param({"cilium_tunl": 1480}, "cilium_tunl", 1480, id="the kernel's, renamed"),
+        pytest.param({}, "tunl0", 1480, id="ours, where Cilium has renamed none"),
+        pytest.param({"cilium_vxlan": 1500}, "tunl0", 1430, id="in an overlay"),
+    ],
+)
+def test_beside_cilium_packets_go_to_where_it_finds_the_leader(
+    links: dict[str, int], tunnel: str, mtu: int
+) -> None:
     options, host = _beside(Compatibility.CILIUM, **links)
+    # Cilium leaves a link that it has renamed down.
+    host = replace(host, down_links=frozenset({"cilium_tunl"}))
+    mesh = _let_cilium_find_the_leader()
     state = render_node("c", mesh, settings=_set(Encapsulation.ALWAYS), options=options, host=host)
     assert say(state.routes) == [
         f"route 10.4.0.1/32 via 10.2.1.77 dev {tunnel} onlink",
         f"route 10.4.0.2/32 via 10.2.1.77 dev {tunnel} onlink",
         f"route 192.168.2.1/32 via 10.2.1.77 dev {tunnel} onlink",
     ]
-    assert [line.partition(" mtu")[0] for line in say(state.tunnels)] == own
+    assert say(state.tunnels) == [f"tunnel {tunnel} mtu {mtu} up address 10.2.3.77/32"]
+    assert state.firewall is not None
+    own_location = nets("192.168.1.1/32 192.168.1.2/32 192.168.7.3/32 10.2.1.77/32")
+    assert state.firewall.tunnel_sources == set(own_location)
+
+
+def test_a_tunnel_of_ciliums_that_somebody_uses_is_used_and_not_changed() -> None:
+    options, host = _beside(Compatibility.CILIUM, cilium_tunl=1480)
+    host = replace(host, busy_tunnels=frozenset({"cilium_tunl"}))
+    mesh = _let_cilium_find_the_leader()
+    state = render_node("c", mesh, settings=_set(Encapsulation.ALWAYS), options=options, host=host)
+    assert {route.link for route in state.routes} == {"cilium_tunl"}
+    assert not state.tunnels
+
+
+def test_a_host_that_cilium_does_not_find_sends_nothing_through_it() -> None:
+    options, host = _beside(Compatibility.CILIUM)
+    host = make_host(FAR)
+    mesh = _let_cilium_find_the_leader()
+    state = render_node("c", mesh, settings=_set(Encapsulation.ALWAYS), options=options, host=host)
+    assert not state.routes
 
 
 def test_beside_cilium_a_leader_whose_address_there_is_not_known_yet_is_no_gateway() -> None:
