@@ -19,7 +19,7 @@ TEST_PACKAGES += etcd-server etcd-client
 TEST_PACKAGES += mmdebstrap systemd-container help2man
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt bench deb clean
+.PHONY: help demo test emulated check fmt bench deb clean
 
 help: ## What can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -39,6 +39,10 @@ test: $(READY) check ## Everything: checks, and every layer of tests
 	@command -v kubectl >/dev/null || tools/install-packages kubernetes-client
 	@tools/kube-apiserver >/dev/null
 	@$(BIN)/pytest
+
+emulated: $(READY) ## The long labs of a kernel with IPIP, emulated where this one has none
+	@tools/install-packages $(TEST_PACKAGES)
+	@$(BIN)/pytest tests/lab/emulated.py
 
 check: $(READY) ## Format, lint, types, import contracts, dead code
 	@$(BIN)/ruff format --check

@@ -1,12 +1,19 @@
-"""What holds for every layer: a layer that was skipped whole has not been tested, so it fails."""
+"""What holds for every layer: a layer that was skipped whole has not been tested, so it fails.
+
+And what several layers share: one run of what needs another kernel.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.kernel.vm.machine import Outcomes
 
 
 def find_layer(nodeid: str) -> str:
@@ -37,3 +44,18 @@ class LayerCount:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(LayerCount(), "layer-count")
+
+
+@pytest.fixture(scope="session")
+def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """What became of the tests that need another kernel: one boot for all that were selected."""
+    # Imported here: most runs, and the one in that kernel itself, do without.
+    from tests.kernel.vm.suite import run_cases, select_cases  # noqa: PLC0415 - see above
+
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+
+    def tell(line: str) -> None:
+        with capture.global_and_fixture_disabled():
+            sys.stderr.write(f"\n{line}")
+
+    return run_cases(select_cases(request.session), tmp_path_factory.mktemp("kernel"), tell)

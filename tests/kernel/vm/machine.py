@@ -12,63 +12,102 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 VENV_BIN = Path(sys.executable).parent
-LIMIT_SECONDS = 900
-MODULES = ("wireguard", "veth", "ipip", "nf_tables")
-PYTEST_INI = "[pytest]\n"
+LIMIT_SECONDS = 2400
+BOOT_SECONDS = 300
+"""A machine that has said nothing for so long will not."""
+LOOK_SECONDS = 1.0
+BOOTED = "booted: kernel"
+MODULES = (
+    *("wireguard", "veth", "ipip", "vxlan", "bridge", "nf_tables", "nft_compat"),
+    *("ip_tables", "iptable_filter", "iptable_nat", "iptable_mangle", "ip_set_hash_net"),
+    *("ip6_tables", "ip6table_filter", "ip6table_nat", "ip6table_mangle"),
+)
+PYTEST_INI = "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
+PLUGINS = ("pytest_asyncio.plugin",)
+"""No others are loaded: imports are slow in emulation."""
+
+Tell = Callable[[str], None]
+"""Is called with a line now and then, so that a person sees that it goes on."""
 
 
 class NoTestsRanError(Exception):
     """The machine did not start, did not end or ran nothing; says what it printed last."""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Case:
+    """A test function, by its file below the root and its name."""
+
+    file: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.file}::{self.name}"
+
+
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """What became of each test, by name: empty if it passed, what pytest said if not."""
+    """What became of each test: empty if it passed, what pytest said if not."""
 
-    failures: Mapping[str, str]
+    failures: Mapping[Case, str]
 
 
-def run_in_machine(tests: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Outcomes:
+def run_in_machine(
+    tests: Sequence[Case], folder: Path, environment: Mapping[str, str], tell: Tell
+) -> Outcomes:
     """Boot the machine, run the tests in it, shut it down."""
     script = folder / "run.sh"
     script.write_text(
-        f"modprobe -a {' '.join(MODULES)}\n{format_command(tests, folder, environment)}\n"
+        f'echo "{BOOTED} $(uname -r)"\nmodprobe -a {" ".join(MODULES)}\n'
+        f"{format_command(tests, folder, environment)}\n"
     )
     log = folder / "log"
     machine = [
         *("vng", "--verbose", "--run", str(find_kernel()), "--disable-kvm"),
-        *("--cpus", "2", "--memory", "2G", "--rwdir", str(folder)),
+        *("--cpus", "2", "--memory", "5G", "--rwdir", str(folder)),
         *("--", f"bash {shlex.quote(str(script))} > {shlex.quote(str(log))} 2>&1"),
     ]
-    run_bounded(machine, folder / "console")
+    with start(machine, folder / "console") as process:
+        follow(process, log, tell)
     return read_outcomes(folder)
 
 
-def run_here(tests: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Outcomes:
+def run_here(
+    tests: Sequence[Case], folder: Path, environment: Mapping[str, str], tell: Tell
+) -> Outcomes:
     """The same on this machine, whose kernel can do it."""
-    run_bounded(["bash", "-c", format_command(tests, folder, environment)], folder / "log")
+    log = folder / "log"
+    with start(["bash", "-c", format_command(tests, folder, environment)], log) as process:
+        follow(process, log, tell)
     return read_outcomes(folder)
 
 
-def format_command(tests: Sequence[str], folder: Path, environment: Mapping[str, str]) -> str:
-    """The shell command that runs the tests, with no plugins: imports are slow in emulation."""
+def format_command(tests: Sequence[Case], folder: Path, environment: Mapping[str, str]) -> str:
+    """The shell command that runs the tests."""
     (folder / "pytest.ini").write_text(PYTEST_INI)
-    settings = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    settings = {
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
     return shlex.join(
         [
             *("env", "-C", str(ROOT)),
             *(f"{name}={value}" for name, value in (settings | dict(environment)).items()),
-            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider"),
+            *(sys.executable, "-m", "pytest", "-v", "--color=no", "-p", "no:cacheprovider"),
+            *(word for plugin in PLUGINS for word in ("-p", plugin)),
             *("-c", str(folder / "pytest.ini"), "--rootdir", str(ROOT), "--durations", "5"),
             *("--basetemp", str(folder / "tmp"), "--junitxml", str(folder / "junit.xml")),
-            *tests,
+            *map(str, tests),
         ]
     )
 
@@ -89,8 +128,9 @@ def find_kernel() -> Path:
     return found[-1]
 
 
-def run_bounded(command: list[str], output: Path) -> None:
-    """Run to the end, or to the limit, and then end it with all it has started."""
+@contextmanager
+def start(command: list[str], output: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A running program; in the end it is ended with all it has started."""
     path = f"{VENV_BIN}:{os.environ.get('PATH', '')}"
     with output.open("wb") as file:
         try:
@@ -106,13 +146,40 @@ def run_bounded(command: list[str], output: Path) -> None:
         except FileNotFoundError as error:
             raise NoTestsRanError(f"{command[0]} is not installed") from error
         try:
-            process.wait(LIMIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise NoTestsRanError(f"not done in {LIMIT_SECONDS} s: {read_tail(output)}") from None
+            yield process
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+def follow(process: subprocess.Popen[bytes], log: Path, tell: Tell) -> None:
+    """Wait for its end, telling each line of its log with the seconds it took to come to it."""
+    began_at = time.monotonic()
+    told = 0
+    ended = False
+    while not ended:
+        try:
+            process.wait(LOOK_SECONDS)
+            ended = True
+        except subprocess.TimeoutExpired:
+            ended = False
+        seconds = time.monotonic() - began_at
+        lines = read_progress(log)
+        for line in lines[told:]:
+            tell(f"[{seconds:4.0f} s] {line}")
+        told = len(lines)
+        if not ended and seconds > (LIMIT_SECONDS if told else BOOT_SECONDS):
+            tails = " | ".join(map(read_tail, (log, log.with_name("console"))))
+            raise NoTestsRanError(f"not done in {seconds:.0f} s: {tails}")
+
+
+def read_progress(log: Path) -> list[str]:
+    """The lines that say where it is: that it has booted, and each test that ran."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return [
+        line for line in lines if line.startswith((BOOTED, "collected ")) or line.endswith("%]")
+    ]
 
 
 def read_outcomes(folder: Path) -> Outcomes:
@@ -121,18 +188,28 @@ def read_outcomes(folder: Path) -> Outcomes:
     if not report.exists():
         tails = [read_tail(folder / name) for name in ("log", "console")]
         raise NoTestsRanError(f"no report: {' | '.join(tails)}")
-    cases = ET.parse(report).getroot().iter("testcase")
-    failures = {
-        case.get("name", "?"): "\n".join(
-            f"{problem.tag}: {problem.get('message')}\n{problem.text or ''}"
-            for problem in case
-            if problem.tag in {"failure", "error", "skipped"}
-        )
-        for case in cases
-    }
+    failures: dict[Case, str] = {}
+    for entry in ET.parse(report).getroot().iter("testcase"):
+        case = read_case(entry)
+        failures[case] = failures.get(case, "") + describe_failure(entry)
     if not failures:
         raise NoTestsRanError(f"pytest ran no test: {read_tail(folder / 'log')}")
     return Outcomes(failures)
+
+
+def read_case(entry: ET.Element) -> Case:
+    """Which test it was; all parameters of one are one."""
+    file = entry.get("classname", "?").replace(".", "/") + ".py"
+    return Case(file, entry.get("name", "?").partition("[")[0])
+
+
+def describe_failure(entry: ET.Element) -> str:
+    """What pytest said of a test; empty if it passed."""
+    return "".join(
+        f"{entry.get('name')}: {problem.tag}: {problem.get('message')}\n{problem.text or ''}\n"
+        for problem in entry
+        if problem.tag in {"failure", "error", "skipped"}
+    )
 
 
 def read_tail(path: Path) -> str:
