@@ -27,6 +27,7 @@ from kilo.dataplane.iptables_rules import Line, Place, normalise, split_tables
 
 LOCK = Path("/run/xtables.lock")
 """What every legacy iptables holds while it writes; that of the variable comes first."""
+NOWHERE = "/nonexistent"
 HEADER = {"-o": "out_interface", "-d": "dst", "-p": "protocol"}
 """The options that are no module's, and what the library calls them."""
 
@@ -147,11 +148,27 @@ def hold_lock() -> Iterator[None]:
         os.close(descriptor)
 
 
+def import_library() -> Any:
+    """python-iptables, which loads libraries as well, of the package iptables.
+
+    To find one of its own it would have a compiler link nothing, four times, where there is one:
+    half a minute on a slow machine. Without a search path it looks where it is.
+    """
+    path = os.environ.pop("PATH", None)
+    os.environ["PATH"] = NOWHERE
+    try:
+        import iptc  # noqa: PLC0415 - so that its failure is a line like others
+    finally:
+        del os.environ["PATH"]
+        if path is not None:
+            os.environ["PATH"] = path
+    return iptc
+
+
 def main() -> int:
     """Carry out standard input; 1 with a line on standard error if that fails."""
     try:
-        # It loads libraries as well, of the package iptables.
-        import iptc  # noqa: PLC0415 - so that its failure is a line like others
+        iptc = import_library()
     except ImportError:
         print("python-iptables: not installed (pip: kilo[legacy-iptables])", file=sys.stderr)
         return 1
