@@ -48,6 +48,10 @@ class Cilium:
         for name in names or self.places:
             self._running.add(name)
             self._ip(name, self._list_links(self.places[name]))
+            # As Cilium does: by any filter a link without addresses drops what it does not lead to.
+            links = (HOST_LINK, PEER_LINK, OVERLAY)
+            settings = [f"net.ipv4.conf.{link}.rp_filter=0" for link in links]
+            self._host(name).run(["sysctl", "-qw", *settings])
         for name in self._running:
             self._ip(name, self._list_ways(name))
 

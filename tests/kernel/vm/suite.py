@@ -6,7 +6,6 @@ is booted once a session. Each is reported by its name, by whoever asks for its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -20,11 +19,10 @@ FIXTURE = "outcomes"
 """What asks for an outcome has this fixture, and the parameter ``case``."""
 
 
-def list_cases(module: ModuleType, names: Iterable[str] | None = None) -> list[Case]:
-    """The tests of a module, or those named; ``AttributeError`` for one that is not there."""
+def list_cases(module: ModuleType) -> list[Case]:
+    """The tests of a module."""
     file = str(Path(str(module.__file__)).relative_to(ROOT))
-    found = names or (name for name in vars(module) if name.startswith("test_"))
-    return [Case(file, getattr(module, name).__name__) for name in found]
+    return [Case(file, name) for name in vars(module) if name.startswith("test_")]
 
 
 def select_cases(session: pytest.Session) -> list[Case]:
