@@ -92,12 +92,12 @@ class Box:
             text=True,
             start_new_session=True,
         )
+        # Two processes write, in any order: the id, and how it went.
         answer = process.communicate()[0].splitlines()
-        if not answer or answer[-1] != "ready":
-            raise LabError(
-                f"host {self.name}: cannot be made: {answer[-1] if answer else 'no answer'}"
-            )
-        self._pid = int(answer[0])
+        words = [line for line in answer if not line.isdigit()]
+        if words != ["ready"]:
+            raise LabError(f"host {self.name}: cannot be made: {(words or ['no answer'])[-1]}")
+        self._pid = int(next(line for line in answer if line.isdigit()))
 
     def kill(self) -> None:
         """End everything in the box at once; one that is not there is no error."""

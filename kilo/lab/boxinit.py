@@ -2,7 +2,8 @@
 
 Run as a file, ``python -I -S boxinit.py --lab=DIR --box=NAME``, so that it starts fast and with
 the standard library only. The two arguments are how ``box`` finds it again in ``/proc``. Standard
-output gets the process id as the machine sees it, then ``ready`` or one line saying what failed.
+output gets the process id as the machine sees it and, before or after, ``ready`` or one line saying
+what failed.
 When this process is killed the kernel ends every other process of the host, and its network.
 """
 

@@ -78,7 +78,7 @@ def run_in_machine(
     ]
     with start(machine, folder / "console") as process:
         follow(process, log, tell)
-    return read_outcomes(folder)
+    return read_outcomes(folder, process.returncode)
 
 
 def run_here(
@@ -88,7 +88,7 @@ def run_here(
     log = folder / "log"
     with start(["bash", "-c", format_command(tests, folder, environment)], log) as process:
         follow(process, log, tell)
-    return read_outcomes(folder)
+    return read_outcomes(folder, process.returncode)
 
 
 def format_command(tests: Sequence[Case], folder: Path, environment: Mapping[str, str]) -> str:
@@ -182,12 +182,12 @@ def read_progress(log: Path) -> list[str]:
     ]
 
 
-def read_outcomes(folder: Path) -> Outcomes:
-    """What pytest wrote; raises if it wrote nothing."""
+def read_outcomes(folder: Path, status: int) -> Outcomes:
+    """What pytest wrote; raises if it wrote nothing, with what the program ended with."""
     report = folder / "junit.xml"
     if not report.exists():
         tails = [read_tail(folder / name) for name in ("log", "console")]
-        raise NoTestsRanError(f"no report: {' | '.join(tails)}")
+        raise NoTestsRanError(f"no report, status {status}: {' | '.join(tails)}")
     failures: dict[Case, str] = {}
     for entry in ET.parse(report).getroot().iter("testcase"):
         case = read_case(entry)
