@@ -40,7 +40,7 @@ test: $(READY) check ## Everything: checks, and every layer of tests
 	@tools/kube-apiserver >/dev/null
 	@$(BIN)/pytest
 
-emulated: $(READY) ## The long lab of a kernel with IPIP, emulated where this one has none
+emulated: $(READY) ## The long labs of a kernel with IPIP, emulated where this one has none
 	@tools/install-packages $(TEST_PACKAGES)
 	@$(BIN)/pytest tests/lab/emulated.py
 
