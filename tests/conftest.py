@@ -5,12 +5,15 @@ And what several layers share: one run of what needs another kernel.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
 if TYPE_CHECKING:
     from tests.kernel.vm.machine import Outcomes
@@ -44,6 +47,17 @@ class LayerCount:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(LayerCount(), "layer-count")
+
+
+@pytest.fixture(autouse=True)
+def _logging_left_as_it_was() -> Iterator[None]:
+    """The log is the process's, and some tests run a program's ``main`` in this one."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    logging.captureWarnings(capture=False)
+    root.handlers[:], root.level = handlers, level
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,12 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-import structlog
 
 from kilo.errors import ConfigError, DataplaneError
 from kilo.log import LEVELS, configure, get_logger, register_secret
@@ -33,16 +32,6 @@ class Lines(io.StringIO):
     def read_one(self) -> dict[str, Any]:
         (line,) = self.read_lines()
         return line
-
-
-@pytest.fixture(autouse=True)
-def _logging_left_as_it_was() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    structlog.reset_defaults()
-    logging.captureWarnings(capture=False)
-    root.handlers[:], root.level = handlers, level
 
 
 @pytest.fixture

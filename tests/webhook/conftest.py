@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from kilo.backends.memory import MemoryBackend
 from kilo.log import configure
@@ -24,8 +23,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 
 
 @pytest.fixture
-def log() -> Iterator[io.StringIO]:
+def log() -> io.StringIO:
     stream = io.StringIO()
     configure("info", stream)
-    yield stream
-    structlog.reset_defaults()
+    return stream
