@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -120,6 +122,24 @@ async def test_a_server_of_another_name_is_refused(secured: Etcd, tmp_path: Path
 async def test_the_wrong_scheme_is_guessed_at(secured: Etcd, speaks: str, wants: str) -> None:
     url = secured.url if speaks == "http" else share_etcd().url
     failure = await hear_failure(f"{speaks}://{url.partition('://')[2]}")
+    assert failure.endswith(wants)
+
+
+@pytest.mark.parametrize(("speaks", "wants"), [("http", "TLS (https://)"), ("https", "(http://)")])
+async def test_the_wrong_scheme_is_guessed_at_where_the_connection_is_reset(
+    secured: Etcd, speaks: str, wants: str
+) -> None:
+    """As the kernel does where the server had read less than was sent."""
+
+    async def reset(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        opened = writer.get_extra_info("socket")
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    ways = find_ways_in(secured) if speaks == "https" else {}
+    async with await asyncio.start_server(reset, "127.0.0.1", 0) as server:
+        (host, port), *_ = (one.getsockname() for one in server.sockets)
+        failure = await hear_failure(f"{speaks}://{host}:{port}", **ways)
     assert failure.endswith(wants)
 
 

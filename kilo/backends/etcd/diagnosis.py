@@ -23,6 +23,8 @@ _SETTINGS = 4
 _TLS_ALERT = 0x15
 _NO_TLS = ("wrong version number", "record layer failure", "packet length too long")
 _CLOSED = "the server closed the connection"
+_TLS_HERE = f"{_CLOSED}: it may want TLS (https://)"
+_NO_TLS_HERE = f"{_CLOSED}: it may speak no TLS (http://)"
 _PASSED = "the connection was lost"
 """Said where by hand there is one: what ailed it has passed."""
 REFUSAL_SECONDS = 1.0
@@ -32,13 +34,13 @@ def find_fault(endpoint: Endpoint, credentials: Credentials, *, seconds: float) 
     """Why no connection to the member can be had; a guess where now it can."""
     try:
         return _try(endpoint, credentials, seconds)
-    except ssl.SSLCertVerificationError as error:
-        reason = error.verify_message or str(error)
-        return f"the server's certificate is refused: {reason}; checked with {credentials.trust}"
     except ssl.SSLError as error:
         return _describe_tls(error, credentials)
     except TimeoutError:
         return f"no answer in {seconds:g} s"
+    except (ConnectionResetError, BrokenPipeError):
+        # Closed as well: the kernel resets it where the server had not read all that was sent.
+        return _NO_TLS_HERE if endpoint.is_tls else _TLS_HERE
     except (socket.gaierror, UnicodeError) as error:
         # UnicodeError comes of Python's codec for names, where there are two dots in a row, say.
         reason = getattr(error, "strerror", None) or "is no name of a host"
@@ -63,7 +65,7 @@ def _greet(opened: socket.socket) -> str:
     if len(said) > 3 and said[3] == _SETTINGS:
         return _PASSED
     if not said or said[:1] == bytes([_TLS_ALERT]):
-        return f"{_CLOSED}: it may want TLS (https://)"
+        return _TLS_HERE
     return "the server is no etcd"
 
 
@@ -76,6 +78,9 @@ def _wait_for_refusal(secured: ssl.SSLSocket, seconds: float) -> str:
 
 
 def _describe_tls(error: ssl.SSLError, credentials: Credentials) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = error.verify_message or str(error)
+        return f"the server's certificate is refused: {why}; checked with {credentials.trust}"
     reason = (error.reason or str(error)).replace("_", " ").lower()
     if "alert" in reason and ("certificate" in reason or "unknown ca" in reason):
         if not credentials.certificate:
@@ -83,7 +88,7 @@ def _describe_tls(error: ssl.SSLError, credentials: Credentials) -> str:
         why = _find_expiry(credentials.certificate) or reason.partition("alert ")[2] or reason
         return f"the server refuses our certificate: {why}"
     if "eof" in reason or reason in _NO_TLS:
-        return f"{_CLOSED}: it may speak no TLS (http://)"
+        return _NO_TLS_HERE
     return f"TLS failed: {reason}"
 
 
