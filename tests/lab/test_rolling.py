@@ -1,0 +1,224 @@
+"""A mesh of Kilo's own agents becomes ours node by node, and theirs again, under traffic."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import permutations
+
+import pytest
+
+from kilo.lab.host import Host
+from kilo.lab.lab import Lab
+from kilo.lab.pods import Pod
+from tests.lab.clusters import count_unfetched, read_annotations
+from tests.lab.conftest import write_directory
+from tests.lab.meshes import read_sessions, wait_ready, wait_until
+from tests.lab.original import KILO, Originals, Site
+
+LAB = """
+networks:
+  internet: {public: true, subnets: [198.51.100.0/24, 203.0.113.0/24]}
+  east: {subnets: [192.168.1.0/24]}
+  west: {subnets: [192.168.2.0/24]}
+  south: {subnets: [192.168.3.0/24], nat: {behind: internet, address: 203.0.113.9}}
+hosts:
+  a1: {networks: {east: 192.168.1.11, internet: 198.51.100.11}}
+  a2: {networks: {east: 192.168.1.12, internet: 198.51.100.12}}
+  b1: {networks: {west: 192.168.2.11, internet: 198.51.100.21}}
+  b2: {networks: {west: 192.168.2.12, internet: 198.51.100.22}}
+  c1: {networks: {south: 192.168.3.11}}
+flags: [--cni, --clean-up=false]
+"""
+
+MESH = """
+apiVersion: kilo.squat.ai/v1alpha1
+kind: Node
+metadata: {name: a1}
+spec: {location: east, podSubnets: [10.2.11.0/24]}
+---
+apiVersion: kilo.squat.ai/v1alpha1
+kind: Node
+metadata: {name: a2}
+spec: {location: east, podSubnets: [10.2.12.0/24]}
+---
+apiVersion: kilo.squat.ai/v1alpha1
+kind: Node
+metadata: {name: b1}
+spec: {location: west, podSubnets: [10.2.21.0/24]}
+---
+apiVersion: kilo.squat.ai/v1alpha1
+kind: Node
+metadata: {name: b2}
+spec: {location: west, podSubnets: [10.2.22.0/24]}
+---
+apiVersion: kilo.squat.ai/v1alpha1
+kind: Node
+metadata: {name: c1}
+spec: {location: south, persistentKeepalive: 5, podSubnets: [10.2.31.0/24]}
+"""
+
+SITES = (
+    Site(
+        name="a1",
+        location="east",
+        internal="192.168.1.11/24",
+        endpoint="198.51.100.11:51820",
+        pods="10.2.11.0/24",
+        wireguard="10.4.0.1/16",
+    ),
+    Site(
+        name="a2",
+        location="east",
+        internal="192.168.1.12/24",
+        endpoint="198.51.100.12:51820",
+        pods="10.2.12.0/24",
+    ),
+    Site(
+        name="c1",
+        location="south",
+        internal="192.168.3.11/24",
+        endpoint="192.168.3.11:51820",
+        pods="10.2.31.0/24",
+        wireguard="10.4.0.2/16",
+        keepalive=5,
+    ),
+    Site(
+        name="b1",
+        location="west",
+        internal="192.168.2.11/24",
+        endpoint="198.51.100.21:51820",
+        pods="10.2.21.0/24",
+        wireguard="10.4.0.3/16",
+    ),
+    Site(
+        name="b2",
+        location="west",
+        internal="192.168.2.12/24",
+        endpoint="198.51.100.22:51820",
+        pods="10.2.22.0/24",
+    ),
+)
+"""In the order of their segments, which gives the leaders their addresses."""
+ORDER = ("b2", "a1", "c1", "a2", "b1")
+"""Half of a location ours, then a leader, then the one behind a NAT."""
+PAIRS = (
+    *permutations(("a1", "b1", "c1"), 2),
+    *permutations(("a2", "b2"), 2),
+    ("a2", "a1"),
+    ("b1", "b2"),
+)
+"""Over every tunnel and within locations; all pairs are asked at each step besides."""
+
+
+LEAVINGS = (
+    "nft delete table inet kilo",
+    "ip route flush proto 107",
+)
+"""What the guide tells to do once the original has taken over: what it has not made its own."""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    directory = write_directory(tmp_path_factory.mktemp("rolling") / "lab", LAB, MESH)
+    name = f"test-{os.getpid()}-rolling"
+    with Lab.up(directory, name=name, backend="kubernetes", agents=False) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def originals(lab: Lab) -> Iterator[Originals]:
+    """All nodes as the original leaves them, with a pod each."""
+    them = Originals(sites=SITES, hosts=lab.hosts, plane=lab.plane)
+    them.make_keys()
+    for site in SITES:
+        them.take(site)
+        lab.host(site.name).add_pod("web")
+    for leader in ("a1", "b1"):
+        them.seen_at["c1"] = wait_for_endpoint(lab.host(leader), them.keys["c1"])
+    for site in SITES:
+        them.annotate(site)
+    with them.beating():
+        yield them
+
+
+def wait_for_endpoint(host: Host, key: str) -> str:
+    """Where WireGuard has seen a device after a handshake."""
+    wait_until(lambda: read_sessions(host).get(key), f"{host.name} has a session with {key}")
+    lines = host.run(["wg", "show", "kilo0", "endpoints"]).splitlines()
+    return dict(line.split("\t") for line in lines)[key]
+
+
+def list_places(lab: Lab) -> list[Host | Pod]:
+    return [*lab.agent_hosts, *(pod for host in lab.agent_hosts for pod in host.pods.list())]
+
+
+def check_all_pairs(lab: Lab) -> None:
+    """Every host and pod reaches every other, at all its addresses in the mesh."""
+    addresses = [pod.find_address(4) for host in lab.agent_hosts for pod in host.pods.list()]
+    addresses += [a for site in SITES for a in (site.address, site.hop) if a]
+    for place in list_places(lab):
+        done = place.call(["fping", "--alive", "--retry=3", "--period=50", *addresses])
+        missing = set(addresses) - set(done.stdout.split())
+        assert not missing, f"{place.name} does not reach {sorted(missing)}"
+
+
+@contextmanager
+def no_loss(lab: Lab) -> Iterator[None]:
+    """Fails if a datagram is lost, of one each 10 ms; see ``clusters.no_loss``."""
+    unfetched = count_unfetched(lab)
+    pods = [(f"{one}/web", f"{other}/web") for one, other in PAIRS]
+    with lab.probe([*PAIRS[:6], *pods[6:]]) as probe:
+        yield
+        losses = probe.stop()
+    assert losses.sent > 0
+    assert losses.lost <= count_unfetched(lab) - unfetched, str(losses)
+
+
+def read_shared(lab: Lab) -> dict[str, dict[str, str]]:
+    """What the others go by: node -> its annotations that only change with the mesh."""
+    names = ("endpoint", "internal-ip", "key", "wireguard-ip", "granularity")
+    found = {site.name: read_annotations(lab, site.name) for site in SITES}
+    return {node: {n: one[f"{KILO}{n}"] for n in names} for node, one in found.items()}
+
+
+def list_routes(host: Host, protocol: str) -> set[str]:
+    shown = json.loads(host.run(["ip", "-json", "route", "show", "proto", protocol]))
+    return {route["dst"] for route in shown if route.get("type") != "unreachable"}
+
+
+def test_no_packet_is_lost_while_one_node_after_the_other_becomes_ours(
+    lab: Lab, originals: Originals
+) -> None:
+    check_all_pairs(lab)
+    shared = read_shared(lab)
+    routes = {name: list_routes(host, "static") for name, host in lab.hosts.items()}
+    with no_loss(lab):
+        for name in ORDER:
+            originals.alive.discard(name)
+            lab.host(name).start_agent()
+            wait_ready(lab.host(name))
+            check_all_pairs(lab)
+    assert read_shared(lab) == shared
+    for name in ORDER:
+        assert "KILO-" not in lab.host(name).run(["iptables-save"])
+        assert not list_routes(lab.host(name), "static"), "all are ours"
+        assert list_routes(lab.host(name), "107") == routes[name]
+
+
+def test_no_packet_is_lost_while_one_node_after_the_other_becomes_theirs_again(
+    lab: Lab, originals: Originals
+) -> None:
+    shared = read_shared(lab)
+    sites = {site.name: site for site in SITES}
+    with no_loss(lab):
+        for name in reversed(ORDER):
+            lab.host(name).kill_agent(signal.SIGTERM)
+            originals.take(sites[name])
+            for command in LEAVINGS:
+                lab.host(name).run(command.split())
+            check_all_pairs(lab)
+    assert read_shared(lab) == shared
