@@ -16,12 +16,17 @@ FORMATS = {
     "png": "image/png",
     "svg": "image/svg+xml; charset=utf-8",
 }
-"""Format -> content type. The first two are DOT itself and need no Graphviz."""
+"""Format -> content type; ``TEXT_FORMATS`` are DOT itself and need no Graphviz."""
+
+TEXT_FORMATS = ("dot", "gv")
 
 LAYOUTS = ("circo", "dot", "neato", "twopi", "fdp")
 
 CIRCO_EDGES = 150
 """circo needs 3 s for 190 and more than 15 s for 600; twopi under 1 s for 1,800."""
+
+MAX_EDGES = 50_000
+"""A picture of 500,000 has 200 MB, all of which the agent would hold in its memory."""
 
 RENDER_SECONDS = 15.0
 """What one picture may take; layouts of some hundred nodes can take for ever."""
@@ -38,17 +43,19 @@ class GraphvizError(KiloError):
     """No picture came of it, or not in time."""
 
 
+def count_edges(leaders: int, peers: int) -> int:
+    """Every leader is joined with all others and with every peer."""
+    return leaders * (leaders - 1) // 2 + leaders * peers
+
+
 def choose_layout(leaders: int, peers: int) -> str:
-    """The layout that suits a mesh of that size: every leader is joined with all others and with
-    every peer.
-    """
-    edges = leaders * (leaders - 1) // 2 + leaders * peers
-    return "circo" if edges <= CIRCO_EDGES else "twopi"
+    """The layout that suits a mesh of that size."""
+    return "circo" if count_edges(leaders, peers) <= CIRCO_EDGES else "twopi"
 
 
 def render_graph(dot: str, *, image_format: str, layout: str) -> bytes:
     """The graph in one of ``FORMATS`` by one of ``LAYOUTS``; blocks, up to half a minute."""
-    if image_format in ("dot", "gv"):
+    if image_format in TEXT_FORMATS:
         return dot.encode()
     if not _turn.acquire(timeout=RENDER_SECONDS):
         raise GraphvizError("busy with another picture; try again later")

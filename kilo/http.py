@@ -1,4 +1,5 @@
-"""What an agent tells over HTTP: ``/health``, ``/ready``, ``/metrics``, ``/graph``, ``/status``.
+"""What an agent tells over HTTP: ``/health``, ``/ready``, ``/metrics``, ``/graph``, ``/status``,
+and ``/``, the page for people.
 
 Everything comes from ``Status``, which holds no secret.
 """
@@ -13,17 +14,23 @@ from types import MappingProxyType
 from kilo.graphviz import (
     FORMATS,
     LAYOUTS,
+    MAX_EDGES,
+    TEXT_FORMATS,
     GraphvizError,
     GraphvizMissingError,
     choose_layout,
+    count_edges,
     render_graph,
 )
 from kilo.mesh.graph import draw_graph
 from kilo.metrics import CONTENT_TYPE, write_metrics
-from kilo.serving import Answer, Limits, Server, answer_page, say
+from kilo.page.document import Document, compose_document
+from kilo.serving import Answer, Limits, Page, Server, answer_page, say
 from kilo.status import Status
-from kilo.statuspage import list_reasons, write_status
+from kilo.statusdocument import StatusDocument
+from kilo.statuspage import list_reasons
 
+INSTEAD = "?format=dot has them, and the page at / shows the mesh"
 REQUEST_SECONDS = Limits().request_seconds
 """How long a request may take in all; a picture has its own, shorter, limits."""
 
@@ -60,6 +67,10 @@ def answer_graph(status: Status, query: Mapping[str, str]) -> Answer:
             return say(text, HTTPStatus.BAD_REQUEST)
     if topology is None:
         return say("the mesh is not known yet", HTTPStatus.SERVICE_UNAVAILABLE)
+    edges = count_edges(*size)
+    if edges > MAX_EDGES and image_format not in TEXT_FORMATS:
+        text = f"/graph: {edges} lines are too many for a picture; {INSTEAD}"
+        return say(text, HTTPStatus.SERVICE_UNAVAILABLE)
     try:
         image = render_graph(draw_graph(topology), image_format=image_format, layout=layout)
     except GraphvizMissingError as error:
@@ -69,9 +80,19 @@ def answer_graph(status: Status, query: Mapping[str, str]) -> Answer:
     return Answer(body=image, content_type=FORMATS[image_format])
 
 
-def answer_status(status: Status, _query: Mapping[str, str]) -> Answer:
+def answer_status(document: StatusDocument, _query: Mapping[str, str]) -> Answer:
     """The mesh, this agent and its tunnels, as JSON."""
-    return Answer(body=write_status(status), content_type="application/json")
+    written = document.write()
+    return Answer(body=written.text, content_type="application/json", tag=written.tag)
+
+
+def answer_people(document: Document, _query: Mapping[str, str]) -> Answer:
+    """The page that shows ``/status`` as a picture."""
+    return Answer(
+        body=document.html,
+        content_type="text/html; charset=utf-8",
+        headers={"Content-Security-Policy": document.policy, "Referrer-Policy": "no-referrer"},
+    )
 
 
 PAGES: Mapping[str, Callable[[Status, Mapping[str, str]], Answer]] = MappingProxyType(
@@ -80,7 +101,6 @@ PAGES: Mapping[str, Callable[[Status, Mapping[str, str]], Answer]] = MappingProx
         "/ready": answer_ready,
         "/metrics": answer_metrics,
         "/graph": answer_graph,
-        "/status": answer_status,
     }
 )
 
@@ -91,7 +111,10 @@ class StatusServer(Server):
     def __init__(
         self, listen: str, status: Status, *, request_seconds: float = REQUEST_SECONDS
     ) -> None:
-        pages = {path: partial(page, status) for path, page in PAGES.items()}
+        pages: dict[str, Page] = {path: partial(page, status) for path, page in PAGES.items()}
+        self.document = StatusDocument(status)
+        pages["/status"] = partial(answer_status, self.document)
+        pages["/"] = partial(answer_people, compose_document())
         super().__init__(
             listen, partial(answer_page, pages), limits=Limits(request_seconds=request_seconds)
         )

@@ -49,6 +49,7 @@ from kilo.mesh.view import (
     Compatibility,
     RenderOptions,
 )
+from kilo.onlookers import measure_for_onlookers
 from kilo.servicemanager import ServiceManager
 from kilo.status import Status
 from kilo.webhookflags import OWN_FLAGS, WebhookConfig, parse_webhook_flags
@@ -125,8 +126,12 @@ async def run_agent(config: AgentConfig) -> int:
                     telling = group.create_task(
                         manager.follow(lambda: status.not_ready, lambda: is_stuck(status))
                     )
+                    measuring = group.create_task(
+                        measure_for_onlookers(server.document, site.dataplane, status)
+                    )
                     await engine.run(stop)
                     telling.cancel()
+                    measuring.cancel()
             finally:
                 server.stop()
     return 0

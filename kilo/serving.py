@@ -13,9 +13,10 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, Protocol, Self
 from urllib.parse import parse_qs, urlsplit
 
@@ -54,6 +55,8 @@ class Request:
     content_type: str = ""
     """The media type alone, in lower case."""
     body: bytes = b""
+    known_tag: str = ""
+    """``If-None-Match``: the tag of what the client has already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +66,10 @@ class Answer:
     body: bytes
     status: HTTPStatus = HTTPStatus.OK
     content_type: str = TEXT
+    tag: str = ""
+    """``ETag``, with its quotes: who has what bears this tag is sent nothing."""
+    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Those that no other answer has."""
 
 
 Respond = Callable[[Request], Answer]
@@ -244,6 +251,17 @@ class _ThreadingServer(socketserver.ThreadingTCPServer):
             get_logger("http").error("request failed", exc_info=error)
 
 
+def _list_headers(found: Answer) -> Iterator[tuple[str, str]]:
+    if found.status is not HTTPStatus.NOT_MODIFIED:
+        yield "Content-Type", found.content_type
+        yield "Content-Length", str(len(found.body))
+    if found.tag:
+        yield "ETag", found.tag
+    yield "Cache-Control", "no-store"
+    yield "X-Content-Type-Options", "nosniff"
+    yield from found.headers.items()
+
+
 def _hang_up(connection: socket.socket) -> None:
     """Wakes the thread that reads from it, or writes to it; that one closes it."""
     try:
@@ -291,20 +309,21 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             target=self.path,
             content_type=self.headers.get_content_type() if "Content-Type" in self.headers else "",
             body=body,
+            known_tag=self.headers.get("If-None-Match", ""),
         )
         try:
             found = self.server.respond(request)
         except Exception as error:  # noqa: BLE001 - a defect of ours: an answer and a line, no silence
             get_logger("http").error("request failed", exc_info=error)
             found = say("internal error", HTTPStatus.INTERNAL_SERVER_ERROR)
+        if found.tag and found.tag == request.known_tag:
+            found = Answer(body=b"", status=HTTPStatus.NOT_MODIFIED, tag=found.tag)
         self._send(found)
 
     def _send(self, found: Answer) -> None:
         self.send_response(found.status)
-        self.send_header("Content-Type", found.content_type)
-        self.send_header("Content-Length", str(len(found.body)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
+        for name, value in _list_headers(found):
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(found.body)
