@@ -29,8 +29,11 @@ class Command:
 
 COMMANDS: Mapping[str, Command] = {
     "apply": Command("kilo.kgctl.apply", "write nodes, peers and settings from documents"),
+    "cluster": Command("kilo.kgctl.cluster", "link two meshes, and mirror Services between them"),
+    "completion": Command("kilo.kgctl.completion", "what makes a shell complete kgctl's lines"),
     "connect": Command("kilo.kgctl.connect", "make this host a peer of the mesh, until Ctrl-C"),
     "delete": Command("kilo.kgctl.delete", "take nodes, peers and settings out of the store"),
+    "doctor": Command("kilo.kgctl.doctor", "what is wrong with this host, and what helps"),
     "get": Command("kilo.kgctl.get", "what the store holds, as a table or as documents"),
     "graph": Command("kilo.kgctl.graph", "the mesh in DOT, to be drawn by circo"),
     "plan": Command("kilo.kgctl.plan", "what documents would change on each node"),
@@ -42,6 +45,18 @@ COMMANDS: Mapping[str, Command] = {
     "lab": Command(
         "kilo.lab.cli", "build a whole mesh on this machine and try it: kgctl lab --help"
     ),
+}
+
+MORE = """\
+Examples:
+  kgctl status
+  kgctl --kubeconfig=cluster.conf get nodes
+  kgctl --backend=file --directory=mesh graph | circo -Tsvg > mesh.svg
+
+kgctl COMMAND --help shows a command's flags, with examples. Exit status: 0, done; 1, an error, or
+what was asked about is not well; 2, words that make no command, or, of plan, a difference."""
+HIDDEN: Mapping[str, Command] = {
+    "__complete": Command("kilo.kgctl.completing", "what shells ask at each Tab"),
 }
 
 
@@ -64,6 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _dispatch(words: list[str]) -> int:
     name = words[0] if words else "--help"
     if name in {"--help", "-h", "help"}:
+        if words[1:2] and words[1] in COMMANDS:
+            return _dispatch([words[1], "--help"])
         print(_format_usage(), end="")
         return 0 if words else 2
     if name in {"version", "--version"}:
@@ -79,8 +96,9 @@ def _dispatch(words: list[str]) -> int:
         except UsageError as error:
             print(f"kgctl: {error}", file=sys.stderr)
             return 2
-    if name in COMMANDS:
-        run: Callable[[list[str]], int] = import_module(COMMANDS[name].module).run
+    command = COMMANDS.get(name) or HIDDEN.get(name)
+    if command:
+        run: Callable[[list[str]], int] = import_module(command.module).run
         return run(words[1:])
     print(f"kgctl: {name!r} is not a command; kgctl --help lists them", file=sys.stderr)
     return 2
@@ -89,4 +107,4 @@ def _dispatch(words: list[str]) -> int:
 def _format_usage() -> str:
     rows = [(f"  {name}", command.help) for name, command in COMMANDS.items()]
     rows.append(("  version", "print the version"))
-    return "usage: kgctl COMMAND [flags]\n\n" + format_rows(rows, 100) + "\n"
+    return f"usage: kgctl COMMAND [flags]\n\n{format_rows(rows, 100)}\n\n{MORE}\n"
