@@ -30,7 +30,9 @@ Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
 RECORD = Path("/var/lib/kilo/sysctls.json")
-SETTINGS = Path("/proc/sys")
+PLACES = (Path("/host/proc/sys"), Path("/proc/sys"))
+"""In a container /proc/sys is read-only, mostly; the first is where manifests mount the host's
+``net``. Both show the settings of the network of whoever looks."""
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 NETWORK = Path("/proc/thread-self/ns/net")
 
@@ -182,6 +184,14 @@ async def add_sysctls(
         sysctls=MappingProxyType(host.values),
         fixed_sysctls=host.fixed,
     )
+
+
+def find_settings(places: Sequence[Path]) -> Path:
+    """The first of the places that has the settings of networks, else the last."""
+    return next((place for place in places if (place / "net").is_dir()), places[-1])
+
+
+SETTINGS = find_settings(PLACES)
 
 
 def locate(name: str) -> Path:

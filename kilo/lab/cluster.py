@@ -37,7 +37,7 @@ from kilo.lab.stores import KUBERNETES, choose_action, find_settings, parse_sett
 from kilo.lab.storewiring import find_store_address
 from kilo.mesh.model import PartialSettings, Peer, Snapshot
 
-MANIFEST = Path(kilo.__file__).parent.parent / "examples/kubernetes/rbac.yaml"
+MANIFEST = Path(kilo.__file__).parent.parent / "examples/kubernetes/base/rbac.yaml"
 """What the agents may do, exactly as it is shipped."""
 ACCOUNT = "kilo"
 """The agents' ServiceAccount there."""

@@ -35,7 +35,7 @@ PEERS = "/apis/kilo.squat.ai/v1alpha1/peers"
 CONFIG_MAPS = "/api/v1/namespaces/kube-system/configmaps"
 MISSING = (
     "CustomResourceDefinition peers.kilo.squat.ai: is not installed, so there are no peers:"
-    " kubectl apply -f examples/kubernetes/crd.yaml"
+    " kubectl apply -f examples/kubernetes/base/crd.yaml"
 )
 PEER = {
     "metadata": {"name": "squat", "resourceVersion": "5"},

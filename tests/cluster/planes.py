@@ -24,7 +24,7 @@ from kilo.lab.controlplane import ControlPlane
 from kilo.mesh.model import PartialSettings
 from tests.cluster.relay import Relay
 
-RBAC = Path(__file__).parents[2] / "examples" / "kubernetes" / "rbac.yaml"
+RBAC = Path(__file__).parents[2] / "examples" / "kubernetes" / "base" / "rbac.yaml"
 NODES = "/api/v1/nodes"
 PEERS = "/apis/kilo.squat.ai/v1alpha1/peers"
 CONFIG_MAPS = "/api/v1/namespaces/kube-system/configmaps"

@@ -11,6 +11,7 @@ import selectors
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from typing import Self
 
 from kilo.lab.controlplane import find_free_ports
@@ -24,10 +25,19 @@ POLL_SECONDS = 0.02
 class Relay:
     """Listens on a loopback port that stays its own; starts out relaying."""
 
-    def __init__(self, *, port: int, address: str = "127.0.0.1") -> None:
-        """``port`` and ``address``: where to relay to."""
+    def __init__(
+        self,
+        *,
+        port: int,
+        address: str = "127.0.0.1",
+        listen: Callable[[], socket.socket] | None = None,
+    ) -> None:
+        """``port`` and ``address``: where to relay to; ``listen`` makes the socket to take
+        connections on, in another network say.
+        """
         self._target = (address, port)
         (self.port,) = find_free_ports("127.0.0.1")
+        self._listen = listen or self._listen_here
         self._frozen = threading.Event()
         self._lock = threading.Lock()
         self._listener: socket.socket | None = None
@@ -70,8 +80,11 @@ class Relay:
         """Relay again, whatever it was; a frozen connection goes on where it stopped."""
         self._frozen.clear()
         if self._listener is None:
-            self._listener = socket.create_server(("127.0.0.1", self.port), backlog=64)
+            self._listener = self._listen()
             threading.Thread(target=self._accept, args=[self._listener], daemon=True).start()
+
+    def _listen_here(self) -> socket.socket:
+        return socket.create_server(("127.0.0.1", self.port), backlog=64)
 
     def _accept(self, listener: socket.socket) -> None:
         while True:

@@ -170,7 +170,7 @@ def test_server_and_agent_agree_on_what_a_cidr_is(control_plane: ControlPlane, t
 
 
 def test_the_definition_is_applied_twice_without_a_change(control_plane: ControlPlane) -> None:
-    text = (EXAMPLES / "crd.yaml").read_text()
+    text = (EXAMPLES / "base" / "crd.yaml").read_text()
     control_plane.apply(text)
     assert control_plane.apply(text).strip().endswith(" unchanged")
 

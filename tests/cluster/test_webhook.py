@@ -27,7 +27,7 @@ from tests.cluster.planes import PEERS, RBAC, Cluster
 from tests.webhook.reviews import BAD_SPECS, CLAIMED_SPECS, LAPTOP, MESH, make_document
 
 HOST = "127.0.0.1"
-EXAMPLE = RBAC.with_name("webhook.yaml")
+EXAMPLE = RBAC.parents[1] / "webhook" / "webhook.yaml"
 WAIT_SECONDS = 60.0
 WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
 NAME = "peers.kilo.squat.ai"

@@ -25,9 +25,11 @@ from kilo.backends.objects import DeclaredSettings
 from kilo.backends.yamltext import load_documents
 from kilo.mesh.model import PartialSettings
 from kilo.webhookflags import parse_webhook_flags
+from tests.docs.test_docs import PAGES, ROOT, list_blocks
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "kubernetes"
-FILES = sorted(EXAMPLES.glob("*.yaml"))
+CRD, RBAC, WEBHOOK = "base/crd.yaml", "base/rbac.yaml", "webhook/webhook.yaml"
+FILES = sorted((*EXAMPLES.glob("*.yaml"), *(EXAMPLES / name for name in (CRD, RBAC, WEBHOOK))))
 PATCHES = ("crd-rules.yaml",)
 """Lists of operations, and no objects."""
 
@@ -47,7 +49,7 @@ def pick(name: str, kind: str) -> dict[str, Any]:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_file_says_what_it_is_for_and_holds_objects(path: Path) -> None:
     assert path.read_text().startswith("# ")
-    for document in load(path.name):
+    for document in load(str(path.relative_to(EXAMPLES))):
         if path.name in PATCHES:
             assert all(operation["op"] == "add" for operation in document)
         else:
@@ -59,7 +61,7 @@ def test_every_file_says_what_it_is_for_and_holds_objects(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "made", "command"),
     [
-        ("crd.yaml", render(make_peer_crd(), header=CRD_HEADER), CRD_COMMAND),
+        (CRD, render(make_peer_crd(), header=CRD_HEADER), CRD_COMMAND),
         ("crd-rules.yaml", render(make_rules_patch(), header=RULES_HEADER), RULES_COMMAND),
     ],
 )
@@ -68,7 +70,7 @@ def test_what_is_made_is_what_is_shipped(name: str, made: str, command: str) -> 
 
 
 def test_the_definition_is_no_other_when_read_back() -> None:
-    assert load("crd.yaml") == [make_peer_crd()]
+    assert load(CRD) == [make_peer_crd()]
     assert load("crd-rules.yaml") == [make_rules_patch()]
 
 
@@ -110,23 +112,23 @@ READ_BY_ALL = {
 
 
 def test_an_agent_may_do_what_it_needs_and_no_more() -> None:
-    assert list_grants("rbac.yaml", "ClusterRole") == READ_BY_ALL | {
+    assert list_grants(RBAC, "ClusterRole") == READ_BY_ALL | {
         ("/nodes", "patch", ""),
         ("kilo.squat.ai/peers/status", "patch", ""),
         ("/events", "create", ""),
     }
-    assert list_grants("rbac.yaml", "Role") == {
+    assert list_grants(RBAC, "Role") == {
         ("/configmaps", verb, SETTINGS_NAME) for verb in ("get", "list", "watch")
     }
 
 
 def test_the_webhook_may_read_and_write_nothing() -> None:
-    assert list_grants("webhook.yaml", "ClusterRole") == READ_BY_ALL
+    assert list_grants(WEBHOOK, "ClusterRole") == READ_BY_ALL
 
 
-@pytest.mark.parametrize("name", ["rbac.yaml", "webhook.yaml"])
+@pytest.mark.parametrize("name", [RBAC, WEBHOOK])
 def test_every_binding_joins_a_role_and_an_account_that_there_are(name: str) -> None:
-    documents = load("rbac.yaml") + load(name)
+    documents = load(RBAC) + load(name)
     known = {(one["kind"], one["metadata"]["name"]) for one in documents}
     bindings = [one for one in load(name) if one["kind"].endswith("Binding")]
     assert len(bindings) == 2
@@ -144,7 +146,7 @@ def test_the_policy_lets_an_agent_write_its_own_annotations_and_no_others() -> N
 
 def test_the_policy_is_about_the_account_that_agents_have() -> None:
     spec = pick("node-policy.yaml", "ValidatingAdmissionPolicy")["spec"]
-    account = pick("rbac.yaml", "ServiceAccount")["metadata"]
+    account = pick(RBAC, "ServiceAccount")["metadata"]
     (condition,) = spec["matchConditions"]
     user = f"system:serviceaccount:{account['namespace']}:{account['name']}"
     assert condition["expression"] == f"request.userInfo.username == '{user}'"
@@ -153,7 +155,7 @@ def test_the_policy_is_about_the_account_that_agents_have() -> None:
 
 
 def test_the_webhook_is_asked_about_peers_where_it_listens() -> None:
-    (hook,) = pick("webhook.yaml", "ValidatingWebhookConfiguration")["webhooks"]
+    (hook,) = pick(WEBHOOK, "ValidatingWebhookConfiguration")["webhooks"]
     crd = make_peer_crd()["spec"]
     assert isinstance(crd, dict)
     (rule,) = hook["rules"]
@@ -161,12 +163,12 @@ def test_the_webhook_is_asked_about_peers_where_it_listens() -> None:
     assert rule["apiVersions"] == [crd["versions"][0]["name"]]
     assert hook["name"] == CRD_NAME
     assert hook["clientConfig"]["service"]["path"] == "/validate"
-    service = pick("webhook.yaml", "Service")
+    service = pick(WEBHOOK, "Service")
     assert hook["clientConfig"]["service"]["name"] == service["metadata"]["name"]
 
 
 def test_the_webhook_is_started_with_flags_that_it_has() -> None:
-    deployment = pick("webhook.yaml", "Deployment")["spec"]["template"]["spec"]
+    deployment = pick(WEBHOOK, "Deployment")["spec"]["template"]["spec"]
     (container,) = deployment["containers"]
     assert container["command"] == ["kg", "webhook"]
     config = parse_webhook_flags(container["args"], {})
@@ -177,3 +179,19 @@ def test_the_webhook_is_started_with_flags_that_it_has() -> None:
     )
     (mount,) = container["volumeMounts"]
     assert {config.cert_file.parent, config.key_file.parent} == {Path(mount["mountPath"])}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_documented_command_applies_is_there(page: Path) -> None:
+    blocks = "\n".join(list_blocks(page, "sh")).replace("\\\n", " ")
+    named = re.findall(r"(?:-k|-f|--patch-file)[ =](examples/\S+)", blocks)
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_the_guide_names_every_overlay() -> None:
+    names = {path.parent.name for path in EXAMPLES.glob("*/server.yaml")}
+    clusters = "|".join(sorted({name.partition("-")[0] for name in names}))
+    guide = (ROOT / "docs" / "kubernetes.md").read_text()
+    assert set(re.findall(rf"`((?:{clusters})(?:-\w+)?)`", guide)) == names
+    # Each stands there once more, which the guide says of all of them.
+    assert all((EXAMPLES / f"{name}-userspace").is_dir() for name in names)

@@ -180,7 +180,7 @@ class KubernetesBackend:
             if error.status == NOT_FOUND:
                 raise BackendError(
                     f"kubernetes: the CustomResourceDefinition {CRD_NAME} is not installed:"
-                    " kubectl apply -f examples/kubernetes/crd.yaml"
+                    " kubectl apply -f examples/kubernetes/base/crd.yaml"
                 ) from error
             if error.reason != ALREADY_EXISTS:
                 raise

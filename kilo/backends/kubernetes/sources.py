@@ -167,7 +167,7 @@ class PeerSource(ObjectSource):
             source=SOURCE,
             object=f"CustomResourceDefinition {CRD_NAME}",
             reason="is not installed, so there are no peers:"
-            " kubectl apply -f examples/kubernetes/crd.yaml",
+            " kubectl apply -f examples/kubernetes/base/crd.yaml",
         )
         missing = Item(value=make_problem_entry(problem), revision="")
         return Listing(items={"": missing}, revision=UNREADABLE)
