@@ -69,11 +69,9 @@ spec:
         - /bin/sh
         - -c
         - |
-          set -e
-          cp /opt/cni/bin/* /host/opt/cni/bin/
-          echo "$CNI_NETWORK_CONFIG" > /tmp/"$CNI_CONF_NAME"
-          rm -f /host/etc/cni/net.d/*
-          mv /tmp/"$CNI_CONF_NAME" /host/etc/cni/net.d/
+          find /host/etc/cni/net.d -type f -delete &&
+          printf '%s' "$CNI_NETWORK_CONFIG" > "/host/etc/cni/net.d/$CNI_CONF_NAME" &&
+          install /opt/cni/bin/* /host/opt/cni/bin
         env:
         - {name: CNI_CONF_NAME, value: 10-kilo.conflist}
         - name: CNI_NETWORK_CONFIG
