@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import time
+from collections.abc import Iterable
 
 from kilo import __version__
 from kilo.mesh.model import Settings
-from kilo.mesh.overview import AgentView, Overview, Told, describe_mesh
+from kilo.mesh.overview import AgentView, Overview, RepairView, Told, describe_mesh
 from kilo.mesh.readiness import note_heartbeats, tell_time
 from kilo.mesh.survey import find_absences, list_clock_doubts
 from kilo.mesh.topology import Topology
@@ -15,11 +14,6 @@ from kilo.status import Status
 
 NOTHING = Topology(settings=Settings(), segments=(), peers=(), refusals=())
 """Before the first pass."""
-
-
-def write_status(status: Status) -> bytes:
-    """The document; may be called from any thread."""
-    return json.dumps(describe_status(status, wall=time.time()), indent=2).encode() + b"\n"
 
 
 def describe_status(status: Status, *, wall: float) -> Overview:
@@ -34,14 +28,31 @@ def describe_status(status: Status, *, wall: float) -> Overview:
         snapshot,
         topology,
         # What the device of a node that does not lead remembers is from another time.
-        Told(at=wall, agent=_describe_agent(status), stats=stats if leads else {}),
+        Told(
+            at=wall,
+            agent=_describe_agent(status),
+            leader_since=status.leader_since,
+            stats=stats if leads else {},
+        ),
         absent=find_absences(snapshot, topology, beats, now=0.0),
-        doubts=list_clock_doubts(seen, wall=wall),
+        doubts=_list_clock_doubts(status, topology),
+    )
+
+
+def _list_clock_doubts(status: Status, topology: Topology) -> Iterable[str]:
+    """As of the last pass, for stamps are as of then. While the store is away they only age."""
+    is_heard = not (status.store_error or status.away)
+    return list_clock_doubts(
+        status.snapshot.last_seen,
+        wall=status.planned_at,
+        local=status.name,
+        alive=[node.name for node in topology.nodes] if is_heard else (),
     )
 
 
 def _describe_agent(status: Status) -> AgentView:
     reasons = list_reasons(status)
+    changed_at = [at for name, at in status.since.items() if getattr(status, name) or not reasons]
     return AgentView(
         node=status.name,
         interface=status.interface,
@@ -49,6 +60,10 @@ def _describe_agent(status: Status) -> AgentView:
         ready=not reasons,
         reasons=reasons,
         warnings=list(status.warnings),
+        since=max(changed_at) if not reasons else min(changed_at),
+        failures=list(status.failures),
+        repairs=[RepairView(at=one.at, change=one.change) for one in status.repairs],
+        mtu=next((link.mtu for link in status.state.links), 0),
     )
 
 

@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 
 from kilo.kgctl.printing import describe_age, draw_table
-from kilo.mesh.overview import Overview, PeerView, SegmentView, TunnelView
+from kilo.mesh.overview import (
+    AbsentView,
+    AgentView,
+    Overview,
+    PeerView,
+    SegmentView,
+    TunnelView,
+)
 from kilo.mesh.roaming import SESSION_SECONDS
 
 SEGMENT_HEADINGS = (
@@ -18,9 +25,12 @@ SEGMENT_HEADINGS = (
     "RECEIVED",
     "SENT",
     "SEEN",
+    "LEADS FOR",
     "NODES",
 )
 PEER_HEADINGS = ("PEER", "STATE", "ALLOWED IPS", "ENDPOINT", "HANDSHAKE", "RECEIVED", "SENT")
+LEFT_SECONDS = 86400.0
+"""A node that was silent for so long will hardly come back."""
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -55,15 +65,33 @@ def list_lines(view: Overview, paint_line: Paint) -> Iterator[str]:
         yield ""
         yield from _list_peers(view, paint_line)
     complaints = [
-        *(f"not in the mesh: node {one['name']}: {one['reason']}" for one in view["absent"]),
+        *(_describe_absence(one, view["at"]) for one in view["absent"]),
         *(f"refused: {text}" for text in view["refusals"]),
         *(f"left out: {text}" for text in view["problems"]),
         *(f"in doubt: {text}" for text in view["doubts"]),
-        *(f"warning: {text}" for text in (view["agent"] or {"warnings": []})["warnings"]),
+        *(_list_complaints(view["agent"], view["at"]) if view["agent"] else ()),
     ]
     if complaints:
         yield ""
         yield from (paint_line(text, Colour.BAD) for text in complaints)
+
+
+def _describe_absence(node: AbsentView, at: float) -> str:
+    if node["lastSeen"] and at - node["lastSeen"] >= LEFT_SECONDS:
+        age = describe_age(at - node["lastSeen"])
+        hint = f"if it is gone for good: kgctl delete node {node['name']}"
+        return f"left over: node {node['name']}: last seen {age} ago; {hint}"
+    return f"not in the mesh: node {node['name']}: {node['reason']}"
+
+
+def _list_complaints(agent: AgentView, at: float) -> Iterator[str]:
+    """Of one agent. Those of older releases tell of warnings only."""
+    yield from (f"warning: {text}" for text in agent["warnings"])
+    told = set(agent["reasons"])
+    yield from (f"failed: {text}" for text in agent.get("failures", ()) if text not in told)
+    for repair in agent.get("repairs", ()):
+        age = describe_age(at - repair["at"])
+        yield f"put back {age} ago, for somebody had undone it: {repair['change']}"
 
 
 def _list_heading(view: Overview, paint_line: Paint) -> Iterator[str]:
@@ -71,10 +99,14 @@ def _list_heading(view: Overview, paint_line: Paint) -> Iterator[str]:
     if agent is None:
         yield "as the store tells; no agent was asked"
     elif agent["ready"]:
-        yield paint_line(f"agent of node {agent['node']}: ready", Colour.GOOD)
+        link = f"; {agent['interface']} mtu {agent['mtu']}" if agent.get("mtu") else ""
+        since = _describe_since(agent, view["at"])
+        yield paint_line(f"agent of node {agent['node']}: ready{since}{link}", Colour.GOOD)
     else:
+        since = _describe_since(agent, view["at"])
         for reason in agent["reasons"]:
-            yield paint_line(f"agent of node {agent['node']}: not ready: {reason}", Colour.BAD)
+            line = f"agent of node {agent['node']}: not ready{since}: {reason}"
+            yield paint_line(line, Colour.BAD)
     nodes = sum(len(one["nodes"]) for one in view["segments"])
     ready = sum(1 for one in view["peers"] if one["ready"])
     yield (
@@ -82,6 +114,11 @@ def _list_heading(view: Overview, paint_line: Paint) -> Iterator[str]:
         f" {_count(len(view['segments']), 'segment')}, {_count(nodes, 'node')},"
         f" {_count(ready, 'peer')}"
     )
+
+
+def _describe_since(agent: AgentView, at: float) -> str:
+    """Those of older releases do not tell."""
+    return f" for {describe_age(at - agent['since'])}" if "since" in agent else ""
 
 
 def _count(number: int, noun: str) -> str:
@@ -129,7 +166,7 @@ def _judge(tunnel: TunnelView | None, at: float) -> Colour:
 
 def _describe_segment(segment: SegmentView, view: Overview) -> tuple[str, ...]:
     leader = next(node for node in segment["nodes"] if node["name"] == segment["leader"])
-    tunnel = segment["tunnel"]
+    tunnel, since = segment["tunnel"], segment.get("leaderSince", 0.0)
     return (
         segment["name"],
         segment["leader"],
@@ -137,6 +174,7 @@ def _describe_segment(segment: SegmentView, view: Overview) -> tuple[str, ...]:
         tunnel["endpoint"] if tunnel and tunnel["endpoint"] else leader["endpoint"],
         *_describe_traffic(tunnel, view),
         _describe_time(leader["lastSeen"], view["at"]),
+        describe_age(view["at"] - since) if since else "-",
         ",".join(node["name"] for node in segment["nodes"]),
     )
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
 
 from kilo.backends.base import Backend
 from kilo.daemonthread import run_in_daemon_thread
@@ -17,11 +18,13 @@ from kilo.kgctl.agentoptions import AGENT_FLAGS, find_options
 from kilo.kgctl.asking import SilentAgentError, ask_agent
 from kilo.kgctl.meshing import MESH_FLAGS, check_node, check_peer, survey_store
 from kilo.kgctl.printing import describe_age
-from kilo.kgctl.storing import Usage, run_on_store
+from kilo.kgctl.storing import Usage, run_on_store, tell
+from kilo.kgctl.thishost import ThisHost, find_this_host
 from kilo.mesh.foretell import Hosts
 from kilo.mesh.model import Node
 from kilo.mesh.overview import Overview, TunnelView
-from kilo.mesh.path import Hop, Place, Tracer, Way, find_places, name_device
+from kilo.mesh.path import Hop, Tracer, Way
+from kilo.mesh.places import Place, find_owner, find_places, name_device
 from kilo.mesh.roaming import SESSION_SECONDS
 from kilo.mesh.survey import Survey
 
@@ -35,7 +38,9 @@ USAGE = Usage(
     arguments="FROM TO",
     help="Shows the way of a packet from one node, peer or address to another and of the answer"
     " back:\nroutes, tunnels, allowed IPs, hop by hop, and the first thing that would stop it.\n\n"
-    "Ends with 1 if either is stopped. node/NAME and peer/NAME tell two of one name apart.",
+    "On a node of the mesh, as root, its kernel is read; others' are taken to be what their agents"
+    " make.\nEnds with 1 if either way is stopped. node/NAME and peer/NAME tell two of one name"
+    " apart.",
     examples=(
         "kgctl why a1 b2",
         "kgctl why peer/laptop 10.2.3.7",
@@ -59,12 +64,15 @@ async def explain(parsed: Parsed, backend: Backend) -> int:
         options=find_options(parsed, survey.snapshot),
         resolved=await resolve_names(survey.snapshot),
     )
-    tracer = Tracer(survey, hosts)
     for text in parsed.arguments:
         check_end(survey, text)
     source, destination = find_places(survey.topology, *parsed.arguments)
-    there, back = trace_both(tracer, source, destination)
-    told = await ask_agents(parsed, survey, (there, back)) if parsed.value(ASK) else {}
+    here = await find_this_host(survey.topology, hosts.options)
+    kernels = {here.node.name: here.kernel} if here else {}
+    ways = trace_both(Tracer(survey, hosts, kernels=kernels), source, destination)
+    told = await ask_agents(parsed, survey, ways) if parsed.value(ASK) else {}
+    told = add_own(told, here) if here else told
+    there, back = (stop_at_refusal(way, told) for way in ways)
     for title, way, to in (("there", there, destination), ("back", back, source)):
         print(f"{title}: from {way.source} to {name_device(to.device)}")
         print("\n".join(f"  {line}" for line in list_lines(way, told)))
@@ -74,10 +82,27 @@ async def explain(parsed: Parsed, backend: Backend) -> int:
 def check_end(survey: Survey, text: str) -> None:
     """``MeshError`` that says why what is named takes no part, if it does not."""
     kind, _, name = text.rpartition("/")
+    if absent := find_absent_owner(survey, text):
+        check_node(survey, absent)
     if kind != "peer" and any(node.name == name for node in survey.snapshot.nodes):
         check_node(survey, name)
     elif kind != "node" and any(peer.name == name for peer in survey.snapshot.peers):
         check_peer(survey, name)
+
+
+def find_absent_owner(survey: Survey, text: str) -> str:
+    """The node that takes no part and has the address; empty if it is nobody's, or another's."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return ""
+    if find_owner(survey.topology, address) is not None:
+        return ""
+    for node in survey.snapshot.nodes:
+        internal = (one.ip for one in node.internal_ips)
+        if address in internal or any(address in network for network in node.pod_subnets):
+            return node.name if node.name in survey.absent else ""
+    return ""
 
 
 def trace_both(tracer: Tracer, source: Place, destination: Place) -> tuple[Way, Way]:
@@ -94,6 +119,8 @@ class Answer:
 
     overview: Overview | None = None
     silence: str = ""
+    seen: tuple[str, ...] = ()
+    """What we have seen ourselves, on this host."""
 
 
 async def ask_agents(parsed: Parsed, survey: Survey, ways: Iterable[Way]) -> Mapping[str, Answer]:
@@ -117,6 +144,44 @@ async def _ask(node: Node, port: int) -> Answer:
         return Answer(silence=str(error))
 
 
+def add_own(told: Mapping[str, Answer], here: ThisHost) -> dict[str, Answer]:
+    """The answers, with what we see on this host, which its agent says in the same words."""
+    name = name_device(here.node)
+    tell(f"{name} is this host: its kernel was read")
+    answer = told.get(name, Answer())
+    agent = answer.overview["agent"] if answer.overview else None
+    said = agent["warnings"] if agent else ()
+    seen = tuple(warning for warning in here.warnings if warning not in said)
+    return {**told, name: replace(answer, seen=seen)}
+
+
+def stop_at_refusal(way: Way, told: Mapping[str, Answer]) -> Way:
+    """The way as far as the first hop whose kernel, by its agent's account, has refused the route
+    or the tunnel that it takes.
+    """
+    for number, hop in enumerate(way.hops):
+        for failure in list_failures(told.get(hop.at)):
+            if is_about(failure, hop):
+                stop = f"{hop.at}: its kernel has refused {failure}"
+                return replace(way, hops=way.hops[:number], stop=stop)
+    return way
+
+
+def list_failures(answer: Answer | None) -> Sequence[str]:
+    """What failed in the agent's last pass, a line each."""
+    agent = answer.overview["agent"] if answer and answer.overview else None
+    # Those of older releases tell of the first one only.
+    return agent.get("failures", agent["reasons"]) if agent else ()
+
+
+def is_about(failure: str, hop: Hop) -> bool:
+    """Whether the step that failed is the hop's route or its tunnel."""
+    verb, _, step = failure.partition(" ")
+    route = f"route {hop.route.destination} " if hop.route else None
+    tunnel = f"peer {hop.key} " if hop.key else None
+    return verb in ("+", "~") and any(step.startswith(one) for one in (route, tunnel) if one)
+
+
 def list_lines(way: Way, told: Mapping[str, Answer]) -> Iterator[str]:
     """A line a hop, with what may be wrong there below it."""
     for hop in way.hops:
@@ -131,12 +196,17 @@ def list_doubts(hop: Hop, answer: Answer | None) -> Iterator[str]:
         yield hop.doubt
     if answer is None:
         return
+    yield from answer.seen
     if answer.overview is None or answer.overview["agent"] is None:
-        yield answer.silence
+        yield from (answer.silence,) if answer.silence else ()
         return
     agent = answer.overview["agent"]
     yield from (f"its agent is not ready: {reason}" for reason in agent["reasons"])
     yield from agent["warnings"]
+    for repair in agent.get("repairs", ()):
+        if is_about(repair["change"], hop):
+            age = describe_age(answer.overview["at"] - repair["at"])
+            yield f"its agent had to put this back {age} ago: {repair['change']}"
     if hop.key is not None:
         yield from _judge_tunnel(find_tunnel(answer.overview, str(hop.key)), answer.overview["at"])
 

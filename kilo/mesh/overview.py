@@ -42,6 +42,8 @@ class SegmentView(TypedDict):
 
     name: str
     leader: str
+    leaderSince: float
+    """As far as the agent that tells has seen; 0: nobody has."""
     wireguardIPs: list[str]
     allowedIPs: list[str]
     nodes: list[NodeView]
@@ -79,6 +81,13 @@ class MeshView(TypedDict):
     serviceCIDRs: list[str]
 
 
+class RepairView(TypedDict):
+    """A change of ours that somebody else had undone, and when it was made again."""
+
+    at: float
+    change: str
+
+
 class AgentView(TypedDict):
     """The agent that tells."""
 
@@ -89,6 +98,14 @@ class AgentView(TypedDict):
     reasons: list[str]
     """Why it is not ready, a line each."""
     warnings: list[str]
+    since: float
+    """Since when it is ready, or is not."""
+    failures: list[str]
+    """All that its kernel refused in the last pass, a line each."""
+    repairs: list[RepairView]
+    """The latest of them, the newest last."""
+    mtu: int
+    """Of its interface, in bytes; 0: there is none."""
 
 
 class Overview(TypedDict):
@@ -116,6 +133,8 @@ class Told:
     at: float
     """Unix seconds."""
     agent: AgentView | None = None
+    leader_since: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """Segment -> since when its leader leads it, in Unix seconds."""
     stats: Mapping[PublicKey, PeerStats] = field(default_factory=lambda: MappingProxyType({}))
     """What the own device has measured; empty where there is none, or it is down."""
 
@@ -134,7 +153,7 @@ def describe_mesh(
         at=told.at,
         agent=told.agent,
         mesh=_describe_settings(topology.settings),
-        segments=[_describe_segment(one, seen, told.stats) for one in topology.segments],
+        segments=[_describe_segment(one, seen, told) for one in topology.segments],
         absent=[
             AbsentView(name=name, reason=reason, lastSeen=seen.get(name, 0))
             for name, reason in sorted(absent.items())
@@ -157,17 +176,16 @@ def _describe_settings(settings: Settings) -> MeshView:
     )
 
 
-def _describe_segment(
-    segment: Segment, seen: Mapping[str, int], stats: Mapping[PublicKey, PeerStats]
-) -> SegmentView:
+def _describe_segment(segment: Segment, seen: Mapping[str, int], told: Told) -> SegmentView:
     allowed = sort_networks((*segment.allowed_ips, *segment.allowed_location_ips))
     return SegmentView(
         name=segment.name,
         leader=segment.leader.name,
+        leaderSince=told.leader_since.get(segment.name, 0.0),
         wireguardIPs=[str(one.ip) for one in segment.wireguard_ips],
         allowedIPs=list(map(str, allowed)),
         nodes=[_describe_node(node, seen) for node in segment.nodes],
-        tunnel=_describe_tunnel(stats.get(segment.key)),
+        tunnel=_describe_tunnel(told.stats.get(segment.key)),
     )
 
 

@@ -2,39 +2,31 @@
 
 Followed through the states that agents make: policy rules and routes, the tunnel that WireGuard
 chooses by its allowed IPs, and at its other end the check that the packet's source is one of them.
+Where a kernel was read, through what it has; what it lacks of what its agent should have made is
+then what stops the packet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
+from types import MappingProxyType
 
 from kilo.errors import MeshError
 from kilo.mesh.foretell import Hosts, render_guessed
 from kilo.mesh.host import is_private
 from kilo.mesh.keys import PublicKey
 from kilo.mesh.model import Endpoint, IPAddress, Node, Peer
+from kilo.mesh.places import HAS, Device, Place, explain_delivery, find_end, name_device
 from kilo.mesh.state import MAIN_TABLE, DataplaneState, Route, Rule, WireGuardPeer
 from kilo.mesh.survey import Survey
-from kilo.mesh.topology import Segment, Topology, required_key
+from kilo.mesh.topology import Segment, required_key
 from kilo.mesh.view import find_family
 from kilo.mesh.wgconf import describe_peer, describe_segment
 
 MOST_HOPS = 8
 """Sender, its leader, the other leader, the receiver: four are enough for every packet."""
-
-Device = Node | Peer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Where packets come from or go to."""
-
-    device: Device
-    address: IPAddress
-    is_host: bool
-    """Whether the device itself sends them, by whichever of its addresses suits the way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +39,8 @@ class Hop:
     """The route, tunnel or address by which it does so."""
     to: str = ""
     """Who gets it next; empty at the end."""
+    route: Route | None = None
+    """The route of ours by which it leaves; None if it leaves by none."""
     key: PublicKey | None = None
     """Of the tunnel's other end; None where it travels without."""
     doubt: str = ""
@@ -68,106 +62,24 @@ class StoppedError(Exception):
     """The packet goes no further; the text says where and why."""
 
 
-def name_device(device: Device) -> str:
-    """``node berlin`` or ``peer squat``."""
-    return f"{'node' if isinstance(device, Node) else 'peer'} {device.name}"
-
-
-def find_places(topology: Topology, source: str, destination: str) -> tuple[Place, Place]:
-    """Both ends, each a node, a peer, or an address of either; ``MeshError`` names what is none.
-
-    ``node/x`` and ``peer/x`` tell a node and a peer of one name apart. Of names the family is
-    the first that both have.
-    """
-    sources, destinations = (list(_list_places(topology, text)) for text in (source, destination))
-    for text, found in ((source, sources), (destination, destinations)):
-        if not found:
-            raise MeshError(
-                f"{text}: is no node and no peer that takes part, and no address of one"
-            )
-    for one in sources:
-        for other in destinations:
-            if one.address.version == other.address.version:
-                return one, other
-    raise MeshError(f"{source} and {destination} have no addresses of one family")
-
-
-def _list_places(topology: Topology, text: str) -> Iterator[Place]:
-    try:
-        address = ip_address(text)
-    except ValueError:
-        yield from _list_named(topology, text)
-        return
-    device = find_owner(topology, address)
-    if device is not None:
-        yield Place(device=device, address=address, is_host=False)
-
-
-def _list_named(topology: Topology, text: str) -> Iterator[Place]:
-    kind, _, name = text.rpartition("/")
-    for segment in topology.segments if kind in ("", "node") else ():
-        for node in segment.nodes:
-            if node.name == name:
-                led = segment.wireguard_ips if node is segment.leader else ()
-                for one in (*node.internal_ips, *led):
-                    yield Place(device=node, address=one.ip, is_host=True)
-    for peer in topology.peers if kind in ("", "peer") else ():
-        if peer.name == name:
-            for network in peer.allowed_ips:
-                yield Place(device=peer, address=network.network_address, is_host=False)
-
-
-def find_owner(topology: Topology, address: IPAddress) -> Device | None:
-    """Whose address it is; a leader's, what lies behind its location."""
-    for segment in topology.segments:
-        for node in segment.nodes:
-            if explain_delivery(segment, node, address) == HAS:
-                return node
-    return find_end(topology, address)
-
-
-def find_end(topology: Topology, address: IPAddress) -> Device | None:
-    """Through whose tunnel it is reached from outside: the leader's of the segment, or the peer's,
-    with the longest allowed IP that holds it.
-    """
-    claims = [
-        (network.prefixlen, segment.leader)
-        for segment in topology.segments
-        for network in (*segment.allowed_ips, *segment.allowed_location_ips)
-        if address in network
-    ]
-    by_peers: list[tuple[int, Device]] = [
-        (network.prefixlen, peer)
-        for peer in topology.peers
-        for network in peer.allowed_ips
-        if address in network
-    ]
-    return max((*claims, *by_peers), key=lambda claim: claim[0], default=(0, None))[1]
-
-
-HAS, BEHIND = "has it", "passes it on to its own network"
-
-
-def explain_delivery(segment: Segment, node: Node, address: IPAddress) -> str:
-    """Why the way ends at this node of the segment; empty if it does not."""
-    own = {one.ip for one in node.internal_ips}
-    if node is segment.leader:
-        own |= {one.ip for one in segment.wireguard_ips}
-    owned = (net for net, owner in segment.pod_owners.items() if owner.name == node.name)
-    if address in own or any(address in network for network in owned):
-        return HAS
-    behind = any(address in network for network in segment.allowed_location_ips)
-    return BEHIND if behind else ""
-
-
 class Tracer:
     """Follows packets through one mesh."""
 
-    def __init__(self, survey: Survey, hosts: Hosts) -> None:
+    def __init__(
+        self,
+        survey: Survey,
+        hosts: Hosts,
+        *,
+        kernels: Mapping[str, DataplaneState] = MappingProxyType({}),
+    ) -> None:
+        """``kernels`` are the states of the nodes whose kernels were read; those of all others are
+        taken to be what their agents make.
+        """
         self._survey = survey
         self._topology = survey.topology
         self._hosts = hosts
-        self._states: dict[str, DataplaneState] = {}
+        self._kernels = kernels
+        self._guesses: dict[str, DataplaneState] = {}
         self._keys: dict[PublicKey, Device] = {p.public_key: p for p in survey.topology.peers}
         self._keys |= {segment.key: segment.leader for segment in survey.topology.segments}
 
@@ -216,12 +128,15 @@ class Tracer:
         return segment
 
     def _read(self, node: Node) -> DataplaneState:
-        if node.name not in self._states:
+        return self._kernels.get(node.name) or self._guess(node)
+
+    def _guess(self, node: Node) -> DataplaneState:
+        if node.name not in self._guesses:
             try:
-                self._states[node.name] = render_guessed(self._survey, node.name, self._hosts)
+                self._guesses[node.name] = render_guessed(self._survey, node.name, self._hosts)
             except MeshError as error:
                 raise StoppedError(f"node {node.name}: {error}") from error
-        return self._states[node.name]
+        return self._guesses[node.name]
 
     # Through a node.
 
@@ -233,6 +148,7 @@ class Tracer:
         if delivery == HAS:
             return Hop(at=at, line=delivery), None
         route = self._find_route(node, source, to, came_by)
+        self._check_kernel(node, route, find_route(self._guess(node), source, to, came_by), to)
         if route is None:
             return self._leave_mesh(node, to, delivery)
         if route.link == self._hosts.options.interface:
@@ -241,25 +157,34 @@ class Tracer:
         if gateway is None:
             raise StoppedError(f"{at}: {route}: no node of its location has the gateway's address")
         self._check_tunnel_source(node, gateway, route)
-        return Hop(at=at, line=str(route), to=name_device(gateway)), gateway
+        return Hop(at=at, line=str(route), to=name_device(gateway), route=route), gateway
 
     def _find_route(
         self, node: Node, source: IPAddress, to: IPAddress, came_by: str
     ) -> Route | None:
-        """The longest match in the tables of the rules that fit, then in the main one."""
-        state = self._read(node)
-        tables = [rule.table for rule in state.rules if _fits(rule, source, to, came_by)]
-        # The kernel makes a route of its own for the network of each address.
-        connected = (
-            Route(destination=one.interface.network, link=one.link, source=one.interface.ip)
-            for one in state.addresses
+        return find_route(self._read(node), source, to, came_by)
+
+    def _check_kernel(
+        self, node: Node, route: Route | None, wanted: Route | None, to: IPAddress
+    ) -> None:
+        """Stop where the kernel lacks the route that the node's agent should have made."""
+        if wanted is None or (
+            route and route.destination.prefixlen >= wanted.destination.prefixlen
+        ):
+            return
+        # Names of links are guessed.
+        via = f" via {wanted.gateway}" if wanted.gateway else ""
+        raise StoppedError(
+            f"{name_device(node)}: route {wanted.destination}{via} is missing in its"
+            f" kernel{self._explain_end(node, to)}: does its agent run?"
         )
-        routes = (*state.routes, *connected)
-        for table in (*tables, MAIN_TABLE):
-            found = [r for r in routes if r.table == table and to in r.destination]
-            if found:
-                return max(found, key=lambda route: route.destination.prefixlen)
-        return None
+
+    def _explain_end(self, node: Node, to: IPAddress) -> str:
+        """What becomes of a packet without a route."""
+        held = [one.destination for one in self._read(node).barriers if to in one.destination]
+        if not held:
+            return ""
+        return f" (it ends at barrier {max(held, key=lambda network: network.prefixlen)})"
 
     def _leave_mesh(self, node: Node, to: IPAddress, delivery: str) -> tuple[Hop, Device | None]:
         """By routes that are none of ours."""
@@ -270,13 +195,14 @@ class Tracer:
         seen = dict(node.discovered_endpoints)
         for peer in self._read(node).peers:
             endpoints = (peer.endpoint, seen.get(peer.public_key))
-            if any(endpoint and endpoint.ip == to for endpoint in endpoints):
-                other = self._keys[peer.public_key]
+            other = self._keys.get(peer.public_key)
+            if other and any(endpoint and endpoint.ip == to for endpoint in endpoints):
                 line = f"outside the mesh: {to} is where the tunnel to {name_device(other)} leads"
                 return Hop(at=at, line=line, to=name_device(other)), other
         if delivery:
             return Hop(at=at, line=delivery), None
-        raise StoppedError(f"{at} has no route to {to}{self._explain_refusal(to)}")
+        end = self._explain_end(node, to)
+        raise StoppedError(f"{at} has no route to {to}{end}{self._explain_refusal(to)}")
 
     def _find_neighbour(self, node: Node, address: IPAddress | None) -> Node | None:
         own = self._find_segment(node).neighbourhood
@@ -309,14 +235,42 @@ class Tracer:
     ) -> tuple[Hop, Device | None]:
         at = name_device(node)
         peer = find_cover(self._read(node).peers, to)
+        self._check_device(node, peer, find_cover(self._guess(node).peers, to), to)
         if peer is None:
             raise StoppedError(f"{at}: {to} is no allowed IP of any tunnel")
         other = self._keys[peer.public_key]
         self._check_arrival(required_key(node), at, other, source)
         line = f"{route}; tunnel to {name_device(other)}, {_name_endpoint(peer.endpoint)}"
         doubt = _doubt_endpoint(peer, other)
-        hop = Hop(at=at, line=line, to=name_device(other), key=peer.public_key, doubt=doubt)
+        hop = Hop(
+            at=at,
+            line=line,
+            to=name_device(other),
+            route=route,
+            key=peer.public_key,
+            doubt=doubt,
+        )
         return hop, other
+
+    def _check_device(
+        self, node: Node, peer: WireGuardPeer | None, wanted: WireGuardPeer | None, to: IPAddress
+    ) -> None:
+        """Stop where the device gives the address to another tunnel than the mesh does."""
+        if wanted == peer or (wanted and peer and wanted.public_key == peer.public_key):
+            return
+        at, right = name_device(node), wanted and self._name_key(wanted.public_key)
+        if wanted and all(one.public_key != wanted.public_key for one in self._read(node).peers):
+            raise StoppedError(f"{at}: its device has no tunnel to {right}: does its agent run?")
+        if peer is None:
+            raise StoppedError(
+                f"{at}: {to} is no allowed IP of {right} in its device: does its agent run?"
+            )
+        claimed = f"{to} is an allowed IP of {self._name_key(peer.public_key)} in its device"
+        raise StoppedError(f"{at}: {claimed}, and in the mesh of {right or 'nobody'}")
+
+    def _name_key(self, key: PublicKey) -> str:
+        device = self._keys.get(key)
+        return name_device(device) if device else f"key {key}, which is nobody's in the mesh"
 
     def _check_arrival(
         self, key: PublicKey, sender: str, receiver: Device, source: IPAddress
@@ -327,7 +281,11 @@ class Tracer:
         at = name_device(receiver)
         peers = {peer.public_key: peer for peer in self._read(receiver).peers}
         if key not in peers:
-            raise StoppedError(f"{at} has no tunnel to {sender}")
+            missing = receiver.name in self._kernels and any(
+                peer.public_key == key for peer in self._guess(receiver).peers
+            )
+            hint = ": it is missing in its device: does its agent run?" if missing else ""
+            raise StoppedError(f"{at} has no tunnel to {sender}{hint}")
         if not any(source in network for network in peers[key].allowed_ips):
             raise StoppedError(f"{at} drops it: {source} is no allowed IP of {sender} there")
 
@@ -360,6 +318,26 @@ def _holds(value: str, address: IPAddress) -> bool:
         return address in ip_network(value)
     except ValueError:
         return False  # a claim on something else, a key say
+
+
+def find_route(
+    state: DataplaneState, source: IPAddress, to: IPAddress, came_by: str
+) -> Route | None:
+    """The longest match in the tables of the rules that fit, then in the main one; ``came_by`` is
+    the link that the packet came in by, empty for the host's own.
+    """
+    tables = [rule.table for rule in state.rules if _fits(rule, source, to, came_by)]
+    # The kernel makes a route of its own for the network of each address.
+    connected = (
+        Route(destination=one.interface.network, link=one.link, source=one.interface.ip)
+        for one in state.addresses
+    )
+    routes = (*state.routes, *connected)
+    for table in (*tables, MAIN_TABLE):
+        found = [r for r in routes if r.table == table and to in r.destination]
+        if found:
+            return max(found, key=lambda route: route.destination.prefixlen)
+    return None
 
 
 def _fits(rule: Rule, source: IPAddress, to: IPAddress, came_by: str) -> bool:

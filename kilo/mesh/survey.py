@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from statistics import median_low
 from typing import TypeVar
 
 from kilo.mesh.durations import format_duration
@@ -27,6 +28,8 @@ T = TypeVar("T", bound=Hashable)
 
 NOBODY = ""
 """The name of no node: who looks from outside is none."""
+SLOW_SECONDS = 3 * READY_SECONDS
+"""A node that is ready wrote its stamp less than a third of this ago, by a right clock."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +91,29 @@ def make_survey(
     )
 
 
-def list_clock_doubts(last_seen: Mapping[str, int], *, wall: float) -> Iterator[str]:
-    """Nodes that write of a time that has not come yet."""
-    for name, stamp in last_seen.items():
-        if stamp > wall + READY_SECONDS:
-            yield f"Node {name}: its clock is {_round(stamp - wall)} ahead of this one"
+def list_clock_doubts(
+    last_seen: Mapping[str, int],
+    *,
+    wall: float,
+    local: str = NOBODY,
+    alive: Iterable[str] = (),
+) -> Iterator[str]:
+    """Nodes that write of a time that has not come yet, and those of ``alive``, whose stamps have
+    changed within a minute before ``wall``, that write of one long past. Where most do, it is the
+    clock of who looks that is wrong.
+    """
+    others = {name: stamp for name, stamp in last_seen.items() if name != local}
+    ahead = {name: stamp - wall for name, stamp in others.items() if stamp > wall + READY_SECONDS}
+    oldest = wall - SLOW_SECONDS
+    late = (name for name in alive if name in others and others[name] < oldest)
+    behind = {name: wall - others[name] for name in late}
+    for gaps, there, here in ((ahead, "ahead of", "behind"), (behind, "behind", "ahead of")):
+        if len(gaps) > 2 and 2 * len(gaps) > len(others):
+            typical = _round(median_low(gaps.values()))
+            yield f"this host's clock is {typical} {here} those of {len(gaps)} nodes"
+            continue
+        for name, gap in gaps.items():
+            yield f"Node {name}: its clock is {_round(gap)} {there} this one"
 
 
 def _find_evident_settings(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -20,10 +21,11 @@ import pytest
 from kilo.http import StatusServer
 from kilo.kgctl.statustext import show_bytes
 from kilo.mesh.model import Endpoint, Granularity, PartialSettings, Settings, Snapshot
-from kilo.mesh.state import PeerStats
+from kilo.mesh.state import DataplaneState, Link, PeerStats
 from kilo.mesh.survey import Flags, make_survey
 from kilo.serving import Answer, Server
-from kilo.status import Status
+from kilo.status import Repair, Status
+from kilo.statuspage import describe_status
 from tests.builders import make_key, make_report, networks
 from tests.kgctl.site import PHONE, Site
 from tests.mesh.fleets import make_node, make_peer
@@ -45,6 +47,7 @@ def make_status(*, handshake_seconds_ago: float | None = 12.0) -> Status:
     status.snapshot, status.not_ready = snapshot, ""
     status.topology = make_survey(snapshot, untold, wall=now).topology
     latest = 0.0 if handshake_seconds_ago is None else time.time() - handshake_seconds_ago
+    status.state = DataplaneState(links=frozenset({Link(name="kilo0", mtu=1420, up=True)}))
     status.stats = {
         make_key("b"): PeerStats(
             endpoint=Endpoint.parse("203.0.113.2:4500"),
@@ -72,10 +75,8 @@ def test_an_agent_tells_of_its_tunnels(empty_site: Site, agent: str) -> None:
     said = empty_site.run("status", agent)
     assert (said.status, said.err) == (0, "")
     lines = said.out.splitlines()
-    assert lines[:2] == [
-        "agent of node a: ready",
-        "mesh: location, 10.4.0.0/16; 2 segments, 2 nodes, 1 peer",
-    ]
+    assert re.fullmatch(r"agent of node a: ready for \d+s; kilo0 mtu 1420", lines[0])
+    assert lines[1] == "mesh: location, 10.4.0.0/16; 2 segments, 2 nodes, 1 peer"
     east, west = (line.split() for line in lines[4:6])
     assert (east[:4], east[4]) == (
         ["location:east", "a", "10.4.0.1", "198.51.100.1:51820"],
@@ -84,6 +85,7 @@ def test_an_agent_tells_of_its_tunnels(empty_site: Site, agent: str) -> None:
     assert west[:4] == ["location:west", "b", "10.4.0.2", "203.0.113.2:4500"]
     assert west[4].endswith("s")
     assert west[5:10] == ["ago", "1.5", "KiB", "3.0", "MiB"]
+    assert re.fullmatch(r"\d+s ago \d+s b", " ".join(west[10:]))
     assert "\x1b" not in said.out
 
 
@@ -99,7 +101,47 @@ def test_an_agent_that_is_not_ready_ends_it_with_1(
     status.not_ready = "+ route 10.2.1.0/24: File exists"
     said = empty_site.run("status", agent)
     assert said.status == 1
-    assert said.out.startswith("agent of node a: not ready: + route 10.2.1.0/24: File exists\n")
+    first = said.out.splitlines()[0]
+    assert re.fullmatch(
+        r"agent of node a: not ready for \d+s: \+ route 10.2.1.0/24: File exists", first
+    )
+
+
+def test_all_that_failed_and_what_had_to_be_put_back_is_on_the_screen(
+    empty_site: Site, agent: str, status: Status
+) -> None:
+    status.not_ready = "+ route 10.2.1.0/24: File exists"
+    status.failures = (status.not_ready, "+ route 10.2.2.0/24: File exists")
+    status.repairs = (Repair(at=time.time() - 7200, change="+ barrier 10.2.9.0/24"),)
+    lines = empty_site.run("status", agent).out.splitlines()
+    assert "failed: + route 10.2.2.0/24: File exists" in lines
+    assert "put back 2h ago, for somebody had undone it: + barrier 10.2.9.0/24" in lines
+    assert not any(line.startswith("failed: + route 10.2.1.0/24") for line in lines)
+
+
+def test_a_node_that_was_silent_for_days_is_called_left_over(
+    empty_site: Site, agent: str, status: Status
+) -> None:
+    gone = make_node("gone", location="away")
+    seen = {**status.snapshot.last_seen, "gone": int(time.time()) - 5 * 86400}
+    nodes = (*status.snapshot.nodes, gone)
+    status.snapshot = replace(status.snapshot, nodes=nodes, last_seen=seen)
+    assert empty_site.run("status", agent).out.splitlines()[-2] == (
+        "left over: node gone: last seen 5d ago; if it is gone for good: kgctl delete node gone"
+    )
+
+
+def test_an_agent_of_an_older_release_is_shown_all_the_same(
+    empty_site: Site, status: Status
+) -> None:
+    told = json.loads(json.dumps(describe_status(status, wall=time.time())))
+    for key in ("since", "failures", "repairs", "mtu"):
+        del told["agent"][key]
+    for segment in told["segments"]:
+        del segment["leaderSince"]
+    with Server("127.0.0.1:0", lambda _: Answer(body=json.dumps(told).encode())) as server:
+        said = empty_site.run("status", f"--agent=127.0.0.1:{server.port}")
+    assert (said.status, said.out.splitlines()[0]) == (0, "agent of node a: ready")
 
 
 def test_programs_get_what_the_agent_answers(empty_site: Site, agent: str) -> None:
@@ -184,7 +226,7 @@ def test_it_can_be_watched_though_the_agent_restarts(status: Status) -> None:
         terminal.read_until("Connection refused")
         status.not_ready = "as good as new"
         with StatusServer(listen, status):
-            terminal.read_until("not ready: as good as new")
+            terminal.read_until("s: as good as new")
         terminal.interrupt()
         assert terminal.wait() == 130
 

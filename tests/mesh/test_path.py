@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from kilo.errors import MeshError
-from kilo.mesh.foretell import Hosts
+from kilo.mesh.foretell import Hosts, render_guessed
 from kilo.mesh.model import (
     Encapsulation,
     Endpoint,
@@ -20,10 +20,11 @@ from kilo.mesh.model import (
     Settings,
     Snapshot,
 )
-from kilo.mesh.path import Place, Tracer, Way, find_owner, find_places, name_device
+from kilo.mesh.path import Tracer, Way
+from kilo.mesh.places import Place, find_owner, find_places, name_device
+from kilo.mesh.state import DataplaneState, WireGuardPeer
 from kilo.mesh.survey import Flags, Survey, make_survey
-from kilo.mesh.view import RenderOptions
-from tests.builders import make_key
+from tests.builders import make_key, networks
 from tests.mesh.fleets import make_node, make_peer
 from tests.mesh.random_fleets import Fleet, fleets
 
@@ -74,9 +75,15 @@ def survey(
     return make_survey(snapshot, untold, wall=NOW)
 
 
-def trace(mesh: Survey, source: str, to: str, options: RenderOptions | None = None) -> Way:
-    tracer = Tracer(mesh, Hosts(options=options or RenderOptions()))
+def trace(mesh: Survey, source: str, to: str, **kernels: DataplaneState) -> Way:
+    """The way, where those kernels were read."""
+    tracer = Tracer(mesh, Hosts(), kernels=kernels)
     return tracer.trace(*find_places(mesh.topology, source, to))
+
+
+def read_kernel(mesh: Survey, name: str) -> DataplaneState:
+    """As the node's agent makes it."""
+    return render_guessed(mesh, name, Hosts())
 
 
 def list_stations(way: Way) -> list[str]:
@@ -197,6 +204,72 @@ def test_where_the_tunnel_itself_leads_no_packet_goes_into_it() -> None:
         "outside the mesh: 192.168.2.11 is where the tunnel to node b1 leads",
         "has it",
     ]
+
+
+def test_a_kernel_that_is_as_its_agent_makes_it_stops_nothing() -> None:
+    mesh = survey(*FLEET)
+    kernels = {node.name: read_kernel(mesh, node.name) for node in FLEET}
+    for source, to in (("a2", "b2"), ("10.2.2.7", "10.2.4.9"), ("phone", "b2"), ("b2", "phone")):
+        assert trace(mesh, source, to, **kernels) == trace(mesh, source, to)
+
+
+def test_a_route_that_the_kernel_lacks_stops_it() -> None:
+    mesh = survey(*FLEET)
+    full = read_kernel(mesh, "a1")
+    lacking = frozenset(r for r in full.routes if str(r.destination) != "10.2.3.0/24")
+    way = trace(mesh, "a2", "10.2.3.7", a1=replace(full, routes=lacking))
+    assert list_stations(way) == ["a2"]
+    assert way.stop == (
+        "node a1: route 10.2.3.0/24 via 10.4.0.2 is missing in its kernel"
+        " (it ends at barrier 10.2.3.0/24): does its agent run?"
+    )
+    open_ended = replace(full, routes=lacking, barriers=frozenset())
+    assert "missing in its kernel: does" in trace(mesh, "a2", "10.2.3.7", a1=open_ended).stop
+
+
+def test_a_tunnel_that_the_device_lacks_stops_it_both_ways() -> None:
+    mesh = survey(*FLEET)
+    full = read_kernel(mesh, "a1")
+    others = frozenset(peer for peer in full.peers if peer.public_key != make_key("b1"))
+    kernel = replace(full, peers=others)
+    there = trace(mesh, "a2", "10.2.3.7", a1=kernel)
+    assert there.stop == "node a1: its device has no tunnel to node b1: does its agent run?"
+    back = trace(mesh, "10.2.3.7", "a2", a1=kernel)
+    assert back.stop.startswith("node a1 has no tunnel to node b1: it is missing in its device")
+
+
+@pytest.mark.parametrize(
+    ("owner", "named"),
+    [("phone", "peer phone"), ("stranger", f"key {make_key('stranger')}, which is nobody's")],
+)
+def test_an_allowed_ip_that_another_tunnel_has_in_the_device_stops_it(
+    owner: str, named: str
+) -> None:
+    mesh = survey(*FLEET)
+    full = read_kernel(mesh, "a1")
+    thief = WireGuardPeer(
+        link="kilo0", public_key=make_key(owner), allowed_ips=frozenset(networks("10.2.3.0/25"))
+    )
+    stop = trace(mesh, "a1", "10.2.3.7", a1=replace(full, peers=full.peers | {thief})).stop
+    assert stop.startswith(f"node a1: 10.2.3.7 is an allowed IP of {named}")
+    assert stop.endswith("in its device, and in the mesh of node b1")
+
+
+def test_an_allowed_ip_that_is_nobodys_in_the_device_stops_it() -> None:
+    mesh = survey(*FLEET)
+    full = read_kernel(mesh, "a1")
+    bare = frozenset(replace(peer, allowed_ips=frozenset()) for peer in full.peers)
+    stop = trace(mesh, "a1", "10.2.3.7", a1=replace(full, peers=bare)).stop
+    assert stop.startswith("node a1: 10.2.3.7 is no allowed IP of node b1 in its device")
+
+
+def test_where_there_is_no_way_the_barrier_that_ends_it_is_named() -> None:
+    silent = replace(make_node("c", location="c", pods="10.2.5.0/24"), report=None)
+    mesh = survey(*FLEET, silent)
+    start, _ = find_places(mesh.topology, "a1", "b1")
+    end = Place(device=B1, address=ip_address("10.2.5.7"), is_host=False)
+    stop = Tracer(mesh, Hosts()).trace(start, end).stop
+    assert stop == "node a1 has no route to 10.2.5.7 (it ends at barrier 10.2.5.0/24)"
 
 
 def test_who_is_nobody_is_told_so() -> None:
