@@ -77,10 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
+    if words[:1] == ["help"] and words[1:] and words[1] in COMMANDS:
+        words = [words[1], "--help"]
     name = words[0] if words else "--help"
     if name in {"--help", "-h", "help"}:
-        if words[1:2] and words[1] in COMMANDS:
-            return _dispatch([words[1], "--help"])
         print(_format_usage(), end="")
         return 0 if words else 2
     if name in {"version", "--version"}:

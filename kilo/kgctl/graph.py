@@ -1,13 +1,14 @@
 """``kgctl graph``: the mesh in DOT."""
 
-# ruff: noqa: T201 - printing is what a program for people does
-
 from __future__ import annotations
+
+import sys
 
 from kilo.backends.base import Backend
 from kilo.flags import Parsed
+from kilo.graphviz import CIRCO_EDGES, MAX_EDGES, count_edges
 from kilo.kgctl.meshing import MESH_FLAGS, survey_store
-from kilo.kgctl.storing import Usage, run_on_store
+from kilo.kgctl.storing import Usage, run_on_store, tell
 from kilo.mesh.graph import draw_graph
 
 USAGE = Usage(
@@ -28,7 +29,14 @@ def run(words: list[str]) -> int:
 
 
 async def print_graph(parsed: Parsed, backend: Backend) -> int:
-    """The whole graph on standard output."""
+    """The whole graph on standard output; on standard error, what will be hard to draw."""
     survey = await survey_store(parsed, backend)
-    print(draw_graph(survey.topology), end="")
+    topology = survey.topology
+    edges = count_edges(len(topology.segments), len(topology.peers))
+    if edges > MAX_EDGES:
+        tell(f"{edges} lines are too many for a picture; an agent shows the mesh at /")
+    elif edges > CIRCO_EDGES:
+        tell(f"circo takes very long for {edges} lines; twopi does not")
+    # In one piece: of a large mesh it has many megabytes.
+    sys.stdout.write(draw_graph(topology))
     return 0

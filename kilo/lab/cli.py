@@ -104,7 +104,12 @@ def format_usage() -> str:
     return (
         "usage: kgctl lab COMMAND [flags]\n\n"
         "A whole mesh on this machine: hosts as namespaces, real agents, real tunnels.\n\n"
-        f"{format_rows(rows, WIDTH)}\n\nkgctl lab COMMAND --help lists a command's flags.\n"
+        f"{format_rows(rows, WIDTH)}\n\n"
+        "Examples:\n"
+        "  kgctl lab up examples/file/three-clouds\n"
+        "  kgctl lab exec oregon-1 -- ping -c3 frankfurt-1\n"
+        "  kgctl lab check && kgctl lab down\n\n"
+        "kgctl lab COMMAND --help lists a command's flags.\n"
     )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from dataclasses import replace
 
 import pytest
 
+from kilo.backends.documents import make_node_document, make_report_document
 from kilo.mesh.model import Granularity, PartialSettings
-from tests.builders import interfaces, make_report, networks
+from tests.builders import interfaces, make_report, make_spec, networks
 from tests.kgctl.site import Said, Site
 
 needs_circo = pytest.mark.skipif(shutil.which("circo") is None, reason="no Graphviz here")
@@ -107,3 +109,25 @@ def test_more_segments_than_addresses_is_one_line(site: Site) -> None:
     said = site.ask("graph", "--subnet=10.4.0.0/31")
     assert (said.status, said.out) == (1, "")
     assert "subnet 10.4.0.0/31" in said.err
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        (3, ""),
+        (40, "kgctl: circo takes very long for 780 lines; twopi does not\n"),
+        (320, "kgctl: 51040 lines are too many for a picture; an agent shows the mesh at /\n"),
+    ],
+)
+def test_what_is_hard_to_draw_is_told_and_printed_all_the_same(
+    empty_site: Site, size: int, told: str
+) -> None:
+    names = [f"n{number}" for number in range(size)]
+    specs = (make_node_document(name, make_spec(location=name)) for name in names)
+    now = int(time.time())
+    reports = (make_report_document(make_report(name), last_seen=now) for name in names)
+    empty_site.put("all.yaml", *specs, *reports)
+    said = empty_site.ask("graph")
+    assert (said.status, said.err) == (0, told)
+    assert said.out.count(" -> ") == size * (size - 1) // 2
+    assert said.out.endswith("}\n")

@@ -9,6 +9,7 @@ import pytest
 
 from kilo.kgctl import COMMANDS
 from kilo.kgctl.storing import Usage, UsageError
+from tests.kgctl.site import Site
 
 USAGES = {
     name: usage
@@ -37,3 +38,15 @@ def test_an_argument_too_few_or_too_many_is_refused() -> None:
     for words in ([], ["a", "b"]):
         with pytest.raises(UsageError, match="argument"):
             usage.parse(words, {})
+
+
+def test_help_of_a_command_can_be_asked_for_in_either_order(site: Site) -> None:
+    assert site.run("help", "graph") == site.run("graph", "--help")
+
+
+def test_every_command_is_listed_and_the_statuses_are_told(site: Site) -> None:
+    said = site.run("--help")
+    assert said.status == 0
+    for name in COMMANDS:
+        assert f"\n  {name} " in said.out
+    assert "Exit status: 0, done; 1, " in said.out
