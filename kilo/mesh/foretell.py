@@ -10,15 +10,17 @@ kernel's settings are left out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 
 from kilo.errors import MeshError
 from kilo.mesh.barriers import list_barriers
+from kilo.mesh.collapse import collapse
 from kilo.mesh.diff import Changes, diff
+from kilo.mesh.difference import Difference
 from kilo.mesh.host import HostAddress, HostFacts
 from kilo.mesh.keys import PublicKey
-from kilo.mesh.model import Endpoint, IPAddress, Node, Snapshot
+from kilo.mesh.model import Endpoint, IPAddress, IPNetwork, Node, Snapshot
 from kilo.mesh.plan import Agent, check_others, check_own_node, find_node
 from kilo.mesh.render import Rendering
 from kilo.mesh.roaming import Observed, settle
@@ -59,15 +61,17 @@ def foretell(
 ) -> Iterator[Foretold]:
     """What becomes of every node of either mesh, or of those that are named, sorted by name.
 
-    Each takes as long as a pass of its agent; ``MeshError`` for a name that is in neither mesh.
+    It takes as long as the change is large; at most, where all change, a pass of each agent.
+    ``MeshError`` for a name that is in neither mesh.
     """
     known = {node.name for survey in (before, after) for node in survey.snapshot.nodes}
     wanted = frozenset(only)
     for name in sorted(wanted - known):
         raise MeshError(f"node {name}: there is no such node, neither in the store nor to come")
     owners = name_keys(after.snapshot) | name_keys(before.snapshot)
+    difference = Difference.find(before, after)
     for name in sorted(wanted or known):
-        yield _foretell_node(name, before, after, hosts, owners)
+        yield foretell_node(name, difference, hosts, owners)
 
 
 def name_keys(snapshot: Snapshot) -> dict[PublicKey, str]:
@@ -77,17 +81,22 @@ def name_keys(snapshot: Snapshot) -> dict[PublicKey, str]:
     return peers | nodes
 
 
-def _foretell_node(
-    name: str, before: Survey, after: Survey, hosts: Hosts, owners: Mapping[PublicKey, str]
+def foretell_node(
+    name: str, difference: Difference, hosts: Hosts, owners: Mapping[PublicKey, str]
 ) -> Foretold:
+    """What becomes of one node; ``owners`` are the names of the keys' owners."""
+    pair = difference.narrow(name)
     try:
-        desired = render_guessed(after, name, hosts)
+        desired = render_guessed(pair.after, name, hosts)
     except MeshError as error:
         return Foretold(node=name, note=str(error))
     try:
-        actual = render_guessed(before, name, hosts)
+        actual = render_guessed(pair.before, name, hosts)
     except MeshError:
         actual = DataplaneState()
+    if pair is not difference.whole and difference.moves_networks:
+        actual = _complete(actual, name, difference, "before", hosts)
+        desired = _complete(desired, name, difference, "after", hosts)
     changes = diff(actual, _settle(actual, desired))
     cut = {
         owners[change.old.public_key]
@@ -97,11 +106,46 @@ def _foretell_node(
     return Foretold(node=name, changes=changes, cut=tuple(sorted(cut)))
 
 
+def _complete(
+    state: DataplaneState, name: str, difference: Difference, side: str, hosts: Hosts
+) -> DataplaneState:
+    """With the firewall of the whole mesh, whose sets hold what was left out as well."""
+    narrow, whole = (getattr(pair, side) for pair in (difference.narrow(name), difference.whole))
+    narrowed = _prepare(narrow, name, hosts)
+    parts = {part.name: getattr(narrowed, part.name) for part in fields(narrowed)}
+    rendering = _Sharing(
+        **{**parts, "topology": whole.topology}, side=side, shared=difference.known
+    )
+    return replace(state, firewall=rendering.render_firewall())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sharing(Rendering):
+    """One node's state, of which what others' have as well is worked out once."""
+
+    side: str
+    """Of the difference; the other has another mesh."""
+    shared: dict[object, frozenset[IPNetwork]]
+
+    def list_known(self) -> Iterator[IPNetwork]:
+        """By what is left out of it: the allowed location IPs of the own location."""
+        own = tuple(net for segment in self.nearby for net in segment.allowed_location_ips)
+        if (self.side, own) not in self.shared:
+            self.shared[self.side, own] = collapse(Rendering.list_known(self))
+        yield from self.shared[self.side, own]
+
+
 def render_guessed(survey: Survey, name: str, hosts: Hosts) -> DataplaneState:
     """What the node's kernel should look like, as far as can be told from afar.
 
     ``MeshError`` where its agent leaves the network as it is, and why.
     """
+    rendering = _prepare(survey, name, hosts)
+    barriers = frozenset(list_barriers(rendering, survey.snapshot.nodes))
+    return replace(rendering.render(), barriers=barriers)
+
+
+def _prepare(survey: Survey, name: str, hosts: Hosts) -> Rendering:
     topology = survey.topology
     if topology.find_segment(name) is None:
         raise MeshError(f"takes no part: {survey.absent.get(name, 'it is not in the store')}")
@@ -111,7 +155,7 @@ def render_guessed(survey: Survey, name: str, hosts: Hosts) -> DataplaneState:
     )
     check_own_node(replace(survey.snapshot, home=node.origin), agent)
     check_others(tuple(topology.nodes), topology.settings, agent)
-    rendering = Rendering.of_node(
+    return Rendering.of_node(
         name,
         topology,
         host=guess_host(node),
@@ -120,8 +164,6 @@ def render_guessed(survey: Survey, name: str, hosts: Hosts) -> DataplaneState:
             endpoints=dict(node.discovered_endpoints), resolved=hosts.resolved
         ),
     )
-    barriers = frozenset(list_barriers(rendering, survey.snapshot.nodes))
-    return replace(rendering.render(), barriers=barriers)
 
 
 def guess_host(node: Node) -> HostFacts:
