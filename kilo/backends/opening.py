@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 
 from kilo.backends.base import Backend
 from kilo.backends.documents import DEFAULT_TOPOLOGY_LABEL
@@ -18,6 +20,10 @@ from kilo.mesh.model import NodeSpec
 
 BACKENDS = ORDER
 DEFAULT_DIRECTORY = Path("/etc/kilo/mesh")
+CLIENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"etcd": ("etcd3", "grpc"), "kubernetes": ("aiohttp", "kubernetes")}
+)
+"""Kind -> packages that its store is spoken to with: those of the extra of the same name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,12 +67,23 @@ async def open_backend(config: BackendConfig) -> Backend:
 async def _open_one(config: BackendConfig) -> Backend:
     if config.kind not in BACKENDS:
         raise ConfigError(f"--backend={config.kind}: is not one of {', '.join(BACKENDS)}")
+    require_client(config.kind)
     match config.kind:
         case "kubernetes":
             return await _open_kubernetes(config)
         case "etcd":
             return _open_etcd(config)
     return _open_file(config)
+
+
+def require_client(kind: str) -> None:
+    """``ConfigError`` where a package that this store needs is not installed; imports none."""
+    missing = [package for package in CLIENTS.get(kind, ()) if find_spec(package) is None]
+    if missing:
+        raise ConfigError(
+            f"--backend={kind}: the package {missing[0]} is not installed;"
+            f" pip install 'kilo-mesh[{kind}]' brings it"
+        )
 
 
 @asynccontextmanager
