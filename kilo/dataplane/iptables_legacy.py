@@ -12,13 +12,16 @@ pleases; and it has to be one for each family, for the library finds no MASQUERA
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
 import fcntl
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,17 @@ from kilo.dataplane.iptables_rules import Line, Place, normalise, split_tables
 
 LOCK = Path("/run/xtables.lock")
 """What every legacy iptables holds while it writes; that of the variable comes first."""
-NOWHERE = "/nonexistent"
+SONAMES = {
+    "c": "libc.so.6",
+    "xtables": "libxtables.so.12",
+    "ip4tc": "libip4tc.so.2",
+    "ip6tc": "libip6tc.so.2",
+}
+"""The libraries that python-iptables looks for, and their names since iptables 1.8."""
+WRAPPER = "xtwrapper"
+"""That of its own: no program knows where it is, so then it looks beside itself."""
+LIBDIR = "XTABLES_LIBDIR"
+"""The variable that tells both where iptables' extensions are."""
 HEADER = {"-o": "out_interface", "-d": "dst", "-p": "protocol"}
 """The options that are no module's, and what the library calls them."""
 
@@ -151,18 +164,51 @@ def hold_lock() -> Iterator[None]:
 def import_library() -> Any:
     """python-iptables, which loads libraries as well, of the package iptables.
 
-    To find one of its own it would have a compiler link nothing, four times, where there is one:
-    half a minute on a slow machine. Without a search path it looks where it is.
+    To find them it would run a dozen programs, a compiler among them, for each write: half a
+    minute on a slow machine. So we find them for it, where they are what they are everywhere now.
     """
-    path = os.environ.pop("PATH", None)
-    os.environ["PATH"] = NOWHERE
+    search = ctypes.util.find_library
+    ctypes.util.find_library = partial(find_library, search)
     try:
+        if LIBDIR not in os.environ and (extensions := find_extensions()):
+            os.environ[LIBDIR] = extensions
+        # It would do for it, but where setuptools is installed that comes in its place.
+        modules: dict[str, Any] = sys.modules
+        modules.setdefault("distutils", None)
         import iptc  # noqa: PLC0415 - so that its failure is a line like others
     finally:
-        del os.environ["PATH"]
-        if path is not None:
-            os.environ["PATH"] = path
+        ctypes.util.find_library = search
     return iptc
+
+
+def find_library(search: Callable[[str], str | None], name: str) -> str | None:
+    """What the loader calls a library, by ``search`` if it is none of those we know."""
+    if WRAPPER in name:
+        return None
+    known = SONAMES.get(name)
+    return known if known and load_library(known) else search(name)
+
+
+def load_library(name: str) -> bool:
+    """Whether there is one of that name; it is loaded then."""
+    try:
+        ctypes.CDLL(name)
+    except OSError:
+        return False
+    return True
+
+
+def find_extensions() -> str | None:
+    """The directory of iptables' extensions, beside its library."""
+    if not load_library(SONAMES["xtables"]):
+        return None
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        _, slash, rest = line.partition("/")
+        path = Path(slash + rest)
+        if path.name.startswith(SONAMES["xtables"]):
+            directory = path.with_name("xtables")
+            return str(directory) if directory.is_dir() else None
+    return None
 
 
 def main() -> int:
