@@ -23,7 +23,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, ip_interface
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,7 +36,7 @@ from kilo.dataplane.wireguard import WireGuard
 from kilo.keyfile import generate_private_key, public_key
 from kilo.mesh.diff import diff
 from kilo.mesh.keys import PrivateKey
-from kilo.mesh.state import DataplaneState
+from kilo.mesh.state import DataplaneState, Tunnel
 from kilo.mesh.view import RenderOptions
 from tests.dataplane.contract import make_state
 from tests.kernel.firewall_hosts import EXAMPLE
@@ -45,6 +45,7 @@ from tests.mesh.fleets import make_node, render_node
 ENOUGH = 10_000
 ROOT = Path(__file__).parents[2]
 LEGACY = "kilo.dataplane.iptables_legacy"
+TUNNEL = Tunnel(name="tunl0", mtu=1480, addresses=frozenset({ip_interface("10.2.1.1/32")}))
 SCRIPTS = {
     "ipset": "^(swap|destroy kilo-known)",
     "iptables-nft-restore": "^COMMIT",
@@ -96,7 +97,7 @@ class Nursery:
 
     def __init__(self, directory: Path, interface: str, *, wanted: str) -> None:
         """``directory`` is for what agents write, and for what this needs; ``wanted`` is
-        ``everything``, or ``firewall`` for that alone.
+        ``everything``, or ``firewall`` or ``tunnel`` for that alone.
         """
         self.state = directory / "state"
         self._budget = directory / "budget"
@@ -173,6 +174,8 @@ class Site:
             return self.want_mesh(int(what.removeprefix("mesh ")))
         if self.wanted == "firewall":
             return DataplaneState(firewall=EXAMPLE)
+        if self.wanted == "tunnel":
+            return DataplaneState(tunnels=frozenset({TUNNEL}))
         return replace(make_state(self), firewall=EXAMPLE)  # type: ignore[arg-type]  # two fields do
 
     def want_mesh(self, size: int) -> DataplaneState:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import ip_interface, ip_network
+from pathlib import Path
 
 import pytest
 
+from kilo.dataplane.firewall import Choice
 from kilo.dataplane.hostfacts import HostnameLookup, read_facts
 from kilo.dataplane.nftables import NFTables
 from kilo.dataplane.tunnel import put_tunnel, read_tunnel, remove_tunnel
 from kilo.errors import DataplaneError
 from kilo.mesh.diff import Change
 from kilo.mesh.state import Firewall, Tunnel
+from tests.kernel.crashing import TUNNEL, Nursery
 from tests.kernel.wireguard_hosts import Flow, Host, connect_hosts, echo
 
 LINK = "tunl0"
-WANTED = Tunnel(name=LINK, mtu=1480, addresses=frozenset({ip_interface("10.2.1.1/32")}))
+WANTED = TUNNEL
 
 
 @dataclass
@@ -93,6 +99,32 @@ def test_a_tunnel_removed_leaves_the_kernels_own_as_it_was(host: Host) -> None:
     assert "alias" not in left
     assert "UP" not in left
     host.run(remove_tunnel(WANTED))
+
+
+def test_a_crash_at_any_write_leaves_the_kernels_own_as_it_was(host: Host, tmp_path: Path) -> None:
+    """Of a start and of an uninstall; whoever starts once more in between makes it whole.
+
+    Each start takes long in emulation, so that is seen every other time.
+    """
+    before = look(host)
+    with closing(host.call(partial(Nursery, tmp_path, "kilo0", wanted="tunnel"))) as nursery:
+        made, removed = (nursery.work(what, Choice.NFTABLES) for what in ("start", "uninstall"))
+        assert made
+        assert removed
+        assert look(host) == before
+        for at in range(max(made, removed)):
+            nursery.work("start", Choice.NFTABLES, writes=at)
+            if at % 2:
+                assert nursery.work("start", Choice.NFTABLES) is not None
+                assert host.run(read_tunnel(LINK)) == WANTED
+            nursery.work("uninstall", Choice.NFTABLES, writes=at)
+            assert nursery.work("uninstall", Choice.NFTABLES) is not None
+            assert look(host) == before, f"killed at write {at}"
+
+
+def look(host: Host) -> str:
+    """All there is to see of it, but for the queue that it has had since it was up."""
+    return re.sub(r"qdisc \w+", "", host.sh(f"ip -details address show dev {LINK} 2>&1 || true"))
 
 
 def test_a_tunnel_that_others_have_set_up_is_theirs(host: Host) -> None:

@@ -1,6 +1,6 @@
 """Beside Cilium: packets to the leader travel in IPIP inside Cilium's overlay.
 
-``emulated`` runs this where a kernel has IPIP. One lab serves the tests of this module; each
+``test_cilium`` runs this where a kernel has IPIP. One lab serves the tests of this module; each
 leaves it as whole as it found it. In one location Cilium has renamed the kernel's IPIP link.
 """
 

@@ -186,11 +186,10 @@ def stop_and_start(lab: Lab, name: str, way: str) -> None:
         host.kill_agent()
         host.start_agent("--clean-up=true")
         wait_started(host)
-    with pods_talk(lab):
-        with nothing_in_clear(lab, but_from=name if leaves else ""):
-            stop(host, way)
-            if leaves:
-                wait_long(lambda: lab.check().complete, f"all but {name} get along")
+    with pods_talk(lab), nothing_in_clear(lab, but_from=name if leaves else ""):
+        stop(host, way)
+        if leaves:
+            wait_long(lambda: lab.check().complete, f"all but {name} get along")
         host.start_agent()
         wait_started(host)
     lab.wait_reachable(START_SECONDS)

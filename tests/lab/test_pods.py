@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -179,19 +179,29 @@ def test_a_pod_that_goes_leaves_nothing_and_its_name_and_address_are_free(mesh: 
 
 @contextmanager
 def underlay(mesh: Lab, **mtus: int) -> Iterator[None]:
-    """Give the networks of some hosts another MTU (bytes), and wait until their agents have told
-    the plugins.
-    """
-    for name, mtu in mtus.items():
-        set_mtu(mesh, name, mtu)
+    """Give the networks of some hosts another MTU (bytes) for a while, their agents following."""
     try:
-        for name, mtu in mtus.items():
-            host = mesh.host(name)
-            wait_until(lambda: read_mtu(host) == mtu - 80, f"{name}'s pods fit {mtu}")  # noqa: B023 - called at once
+        set_mtus(mesh, mtus)
         yield
     finally:
-        for name in mtus:
-            set_mtu(mesh, name, 1500)
+        # Whoever came next would find hosts that still make packets smaller.
+        set_mtus(mesh, dict.fromkeys(mtus, 1500))
+
+
+def set_mtus(mesh: Lab, mtus: Mapping[str, int]) -> None:
+    """Set them, and wait until the agents have changed their tunnels and told the plugins."""
+    for name, mtu in mtus.items():
+        set_mtu(mesh, name, mtu)
+    for name, mtu in mtus.items():
+        wait_fit(mesh.host(name), mtu - 80)
+
+
+def wait_fit(host: Host, mtu: int) -> None:
+    """Until the tunnel and the host's next pod take packets of that size."""
+    wait_until(
+        lambda: read_link_mtu(host, "kilo0") == read_mtu(host) == mtu,
+        f"{host.name}'s tunnel and pods have an MTU of {mtu}",
+    )
 
 
 def set_mtu(mesh: Lab, name: str, mtu: int) -> None:
@@ -256,11 +266,13 @@ def test_tcp_stalls_where_less_gets_through_than_the_hosts_know_until_they_are_t
     set_ports(mesh, 1400)
     try:
         with new_pods(mesh, "a1", "b1") as pods:
+            for host in hosts:
+                check_fit(host, pods[host.name], 1420)
             assert not transfers(pods["a1"], pods["b1"], hosts[1], seconds=STALL_SECONDS)
         for host in hosts:
             host.restart_agent("--mtu=1320")
             wait_ready(host)
-            wait_until(lambda: read_mtu(host) == 1320, f"{host.name} was told")  # noqa: B023 - called at once
+            wait_fit(host, 1320)
         with new_pods(mesh, "a1", "b1") as pods:
             check_transfer(pods["a1"], pods["b1"], pods["b1"].find_address(4))
     finally:
@@ -268,6 +280,7 @@ def test_tcp_stalls_where_less_gets_through_than_the_hosts_know_until_they_are_t
         for host in hosts:
             host.restart_agent()
             wait_ready(host)
+            wait_fit(host, 1420)
 
 
 def set_ports(mesh: Lab, mtu: int) -> None:
