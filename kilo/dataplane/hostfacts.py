@@ -6,18 +6,19 @@ its time and must never hold anything up.
 
 from __future__ import annotations
 
-import socket
+import errno
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from ipaddress import IPv4Interface, IPv6Interface
 from types import MappingProxyType
 
+from kilo.dataplane.addresses import read_address_entries
 from kilo.dataplane.links import read_links
 from kilo.dataplane.nlsocket import (
+    KernelRefusalError,
     NetlinkSocket,
     parse_attributes,
     read_u32,
@@ -33,24 +34,15 @@ from kilo.dataplane.routes import (
 from kilo.dataplane.tunnel import find_busy_tunnels
 from kilo.errors import DataplaneError
 from kilo.mesh.host import HostAddress, HostFacts
-from kilo.mesh.model import IPAddress, IPInterface
+from kilo.mesh.model import IPAddress
 from kilo.mesh.state import MAIN_TABLE
 from kilo.resolver import look_up, sort_addresses
-
-RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
-ADDRESS_HEADER = struct.Struct("=BBBBI")
-"""``struct ifaddrmsg``: family, prefix length, flags, scope, index."""
 
 LOOKUP_SECONDS = 300.0
 """How long an answer is good, if no address changes meanwhile."""
 RETRY_SECONDS = 30.0
 """How long to leave a resolver alone that did not answer."""
 
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
-_SCOPE_LINK, _SCOPE_HOST = 253, 254
-_TEMPORARY, _DAD_FAILED, _DEPRECATED, _TENTATIVE = 0x01, 0x08, 0x20, 0x40
-_UNFIT = _TEMPORARY | _DAD_FAILED | _DEPRECATED | _TENTATIVE
-"""IPv6 only. In IPv4 the first bit means "secondary", which is as good as any."""
 _RTA_OIF, _RTA_PRIORITY, _RTA_MULTIPATH, _RTA_TABLE = 4, 6, 9, 15
 _NEXTHOP = struct.Struct("=HBBi")
 """``struct rtnexthop``: length, flags, hops, index."""
@@ -78,51 +70,10 @@ async def read_facts(hostname: HostnameLookup) -> HostFacts:
     return replace(facts, hostname_addresses=hostname.get_addresses(facts.addresses))
 
 
-def read_address_entries(netlink: NetlinkSocket) -> list[AddressEntry]:
-    """Every address of more than link scope, in the kernel's order. Raises ``DataplaneError``."""
-    return netlink.dump(RTM_GETADDR, ADDRESS_HEADER.pack(0, 0, 0, 0, 0), decode_address)
-
-
 def _read_addresses(netlink: NetlinkSocket, names: dict[int, str]) -> Iterator[HostAddress]:
     for entry in read_address_entries(netlink):
         if entry.fit and entry.index in names:
             yield HostAddress(link=names[entry.index], interface=entry.interface)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddressEntry:
-    """An address of more than link scope, as the kernel lists it."""
-
-    index: int
-    interface: IPInterface
-    fit: bool
-    """Whether others may be told of it: it is no temporary, tentative or failed one."""
-
-
-def decode_address(body: memoryview) -> AddressEntry | None:
-    """A listed address; None for one of link or host scope, or of another family.
-
-    Raises ``DataplaneError`` for a body that no kernel writes.
-    """
-    family, length, flags, scope, index = unpack(ADDRESS_HEADER, body)
-    if family not in METRICS or scope in (_SCOPE_LINK, _SCOPE_HOST):
-        return None
-    attributes = parse_attributes(body, ADDRESS_HEADER.size)
-    if _IFA_FLAGS in attributes:
-        flags = read_u32(attributes[_IFA_FLAGS])
-    # On a point-to-point link IFA_ADDRESS is the other end's.
-    packed = bytes(attributes.get(_IFA_LOCAL) or attributes.get(_IFA_ADDRESS) or b"")
-    fit = family == socket.AF_INET or not flags & _UNFIT
-    return AddressEntry(index=index, interface=_make_interface(packed, length), fit=fit)
-
-
-def _make_interface(packed: bytes, length: int) -> IPInterface:
-    try:
-        if len(packed) == 4:
-            return IPv4Interface((packed, length))
-        return IPv6Interface((packed, length))
-    except ValueError as error:
-        raise DataplaneError(f"netlink: an address {packed.hex()}/{length}") from error
 
 
 def _read_default_links(netlink: NetlinkSocket, names: dict[int, str]) -> list[str]:
@@ -131,7 +82,13 @@ def _read_default_links(netlink: NetlinkSocket, names: dict[int, str]) -> list[s
     for family in METRICS:
         # Strict checking lets the kernel leave out the other tables.
         request = ROUTE_HEADER.pack(family, 0, 0, 0, MAIN_TABLE, 0, 0, 0, 0)
-        defaults = netlink.dump(RTM_GETROUTE, request, partial(decode_default, family=family))
+        decode = partial(decode_default, family=family)
+        try:
+            defaults = netlink.dump(RTM_GETROUTE, request, decode)
+        except KernelRefusalError as error:
+            if error.number != errno.ENOENT:
+                raise
+            defaults = []  # not even the table: beside policy rules it is made with its first route
         for _, indexes in sorted(defaults, key=lambda default: default[0]):
             found.update((names[index], None) for index in indexes if index in names)
     return list(found)

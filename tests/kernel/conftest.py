@@ -10,6 +10,7 @@ import ctypes
 import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,21 +30,35 @@ def _check(result: int, what: str) -> None:
         raise OSError(ctypes.get_errno(), f"{what}: {os.strerror(ctypes.get_errno())}")
 
 
-@pytest.fixture
-def netns() -> Iterator[Namespace]:
+@contextmanager
+def _inside_new_namespace() -> Iterator[Namespace]:
     # Python 3.11 has neither os.unshare nor os.setns.
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         _check(_libc.unshare(CLONE_NEWNET), "unshare")
         namespace = Namespace()
         try:
-            namespace.ip("link", "set", "lo", "up")
             yield namespace
         finally:
             namespace.delete_links()
             _check(_libc.setns(home, CLONE_NEWNET), "setns")
     finally:
         os.close(home)
+
+
+@pytest.fixture
+def bare() -> Iterator[Namespace]:
+    """Nothing has been done in it yet."""
+    with _inside_new_namespace() as namespace:
+        yield namespace
+
+
+@pytest.fixture
+def netns() -> Iterator[Namespace]:
+    """As a host begins."""
+    with _inside_new_namespace() as namespace:
+        namespace.ip("link", "set", "lo", "up")
+        yield namespace
 
 
 @pytest.fixture

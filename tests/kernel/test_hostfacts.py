@@ -111,6 +111,13 @@ async def test_every_nexthop_of_a_default_route_counts(netns: Namespace) -> None
     assert (await read()).default_links == ("eth0", "eth1")
 
 
+async def test_a_host_that_never_had_a_route_has_no_default_link(bare: Namespace) -> None:
+    """Beside policy rules the kernel makes table main with its first route."""
+    bare.ip("rule", "add", "priority", "7", "lookup", "9")
+
+    assert (await read()).default_links == ()
+
+
 async def test_facts_that_have_not_changed_are_equal(netns: Namespace) -> None:
     netns.add_veth("eth0", "other0")
     netns.ip("address", "add", "192.168.0.1/24", "dev", "eth0")
