@@ -30,6 +30,7 @@ from kilo.mesh.keys import PublicKey
 from kilo.mesh.model import Endpoint, Settings, Snapshot
 from kilo.mesh.plan import (
     Agent,
+    Basis,
     Knowledge,
     Plan,
     find_endpoint_names,
@@ -99,6 +100,7 @@ class Engine:
         self._stats: Mapping[PublicKey, PeerStats] = {}
         self._configured: Mapping[PublicKey, Endpoint] = {}
         self._initial: DataplaneState | None = None
+        self._basis: Basis | None = None
         self._resync_seconds = Settings().resync_period_seconds
         self._failures = 0
 
@@ -236,7 +238,7 @@ class Engine:
         for change in plan.changes:
             self._log.info("change", change=str(change))
         await self._apply(plan)
-        self._status.state = plan.desired
+        self._status.note_applied(plan.changes, plan.desired)
         self._succeed(changed_at)
         await self._heard.keep(join_report(snapshot, plan.report))
 
@@ -257,7 +259,9 @@ class Engine:
             configured=self._configured,
             report=self._publisher.report,
         )
-        return make_plan(self._agent, knowledge, actual)
+        plan = make_plan(self._agent, knowledge, actual, earlier=self._basis)
+        self._basis = plan.basis
+        return plan
 
     def _adopt(self, plan: Plan, snapshot: Snapshot) -> None:
         """Take the plan for what is so, and show it."""
@@ -317,7 +321,7 @@ class Engine:
 
     def _succeed(self, changed_at: float | None) -> None:
         self._failures = 0
-        self._status.not_ready = ""
+        self._status.not_ready, self._status.failures = "", ()
         self._status.ready.set(1)
         self._notices.tell("failure", ())
         if changed_at is not None:
@@ -326,7 +330,7 @@ class Engine:
     def _fail(self, errors: Iterable[BaseException]) -> None:
         lines = [str(error) for error in errors if not isinstance(error, ConsequenceError)]
         self._failures += 1
-        self._status.not_ready = lines[0]
+        self._status.not_ready, self._status.failures = lines[0], tuple(lines)
         self._status.ready.set(0)
         for _ in lines:
             self._count_error("reconcile")

@@ -25,7 +25,9 @@ class StoreClock:
 
     def lag(self) -> float:
         """Seconds that it is behind: all the time the store was away."""
-        return self._monotonic() - self.now()
+        # Exactly 0 where it never was: the difference of two readings of a clock would not be.
+        stopped = 0.0 if self._stopped_at is None else self._monotonic() - self._stopped_at
+        return self._lost + stopped
 
     @property
     def stopped(self) -> bool:

@@ -22,11 +22,9 @@ from kilo.dataplane.nlsocket import (
 )
 from kilo.dataplane.routes import (
     FAMILIES,
-    METRICS,
     ROUTE_HEADER,
     ROUTE_PROTOCOL,
     RTM_DELROUTE,
-    RTM_GETROUTE,
     RTM_NEWROUTE,
     read_network,
 )
@@ -39,15 +37,6 @@ METRIC = 4278198272
 
 _UNREACHABLE = 7
 _RTA_DST, _RTA_PRIORITY = 1, 6
-
-
-def read_barriers(netlink: NetlinkSocket) -> frozenset[Barrier]:
-    """Ours, of both families. Raises ``DataplaneError``."""
-    found: list[Barrier] = []
-    for family in METRICS:
-        request = ROUTE_HEADER.pack(family, 0, 0, 0, MAIN_TABLE, ROUTE_PROTOCOL, 0, 0, 0)
-        found += netlink.dump(RTM_GETROUTE, request, decode_barrier)
-    return frozenset(found)
 
 
 def apply_barriers(netlink: NetlinkSocket, steps: Sequence[Change]) -> list[DataplaneError]:

@@ -16,14 +16,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
-from kilo.dataplane.hostfacts import (
+from kilo.dataplane.addresses import (
     RTM_DELADDR,
     RTM_NEWADDR,
     AddressEntry,
     decode_address,
-    decode_default,
     read_address_entries,
 )
+from kilo.dataplane.hostfacts import decode_default
 from kilo.dataplane.iptables_rules import MARK
 from kilo.dataplane.links import RTM_DELLINK, RTM_NEWLINK, decode_link, read_links
 from kilo.dataplane.netlink import RULE_PRIORITIES, RULE_PROTOCOL
@@ -189,9 +189,9 @@ class DeviceWatch:
         # The least of the last few: on a busy host one of them may take any time.
         return max(POLL_SECONDS, POLL_SHARE * min(self._durations, default=0.0))
 
-    async def remember(self) -> None:
-        """Take what is there now as known; to be called before the device is read."""
-        self._seen = await self._measure()
+    def know(self, fingerprint: Fingerprint | DataplaneError) -> None:
+        """That of the device as it was just read, or why it could not be."""
+        self._seen = str(fingerprint) if isinstance(fingerprint, DataplaneError) else fingerprint
 
     async def notice_change(self) -> bool:
         """Whether it differs from what was known, which it then is."""

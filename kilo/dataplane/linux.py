@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Protocol
 
 from kilo.dataplane import netlink
-from kilo.dataplane.barriers import apply_barriers, read_barriers
+from kilo.dataplane.barriers import apply_barriers
 from kilo.dataplane.base import find_refused, group_failures
 from kilo.dataplane.drift import DeviceWatch, Drift, Relevance
 from kilo.dataplane.hostfacts import HostnameLookup, read_facts
 from kilo.dataplane.nftables_shape import TABLE
 from kilo.dataplane.nlsocket import run_with_socket
-from kilo.dataplane.routes import RouteKey, apply_routes, read_routes
+from kilo.dataplane.ownroutes import OwnRoutes
+from kilo.dataplane.routes import RouteKey, apply_routes
 from kilo.dataplane.sysctls import RECORD, Sysctls, add_sysctls
 from kilo.dataplane.tools import MissingToolError
 from kilo.dataplane.tunnel import put_tunnel, read_tunnel, remove_tunnel
@@ -52,8 +53,12 @@ class DeviceDriver(Protocol):
         """Make the interface if it is missing; True if it was made."""
         ...
 
-    async def read(self) -> tuple[WireGuardDevice | None, frozenset[WireGuardPeer]]:
-        """The device and its peers; None and none if there is no interface."""
+    async def read_marked(
+        self,
+    ) -> tuple[WireGuardDevice | None, frozenset[WireGuardPeer], bytes | None]:
+        """The device, its peers, and their ``fingerprint``; None, none and None if there is no
+        interface.
+        """
         ...
 
     async def observe(self) -> Mapping[PublicKey, PeerStats]:
@@ -69,7 +74,7 @@ class DeviceDriver(Protocol):
         ...
 
     async def fingerprint(self) -> bytes | None:
-        """A cheap digest of what ``read`` would say; None if there is no interface."""
+        """A cheap digest of what is configured; None if there is no interface."""
         ...
 
 
@@ -131,6 +136,7 @@ class LinuxDataplane:
             WireGuardPeer: self._apply_wireguard,
         }
         self._device = DeviceWatch(wireguard.fingerprint)
+        self._own_routes = OwnRoutes()
         self._routes: frozenset[RouteKey] = frozenset()
         """Where our routes are, or should be and were refused."""
         self._drifts: list[Drift] = []
@@ -143,11 +149,10 @@ class LinuxDataplane:
 
     async def read(self) -> DataplaneState:
         """See ``Dataplane.read``."""
-        await self._device.remember()
         link = await netlink.read_link(self.interface)
-        device, peers = await self._wireguard.read()
+        device, peers = await self._read_device()
         tunnels = [await read_tunnel(name) for name in self._tunnels]
-        routes = await run_with_socket(read_routes)
+        routes, barriers = await run_with_socket(self._own_routes.read)
         self._routes = frozenset((route.table, route.destination) for route in routes)
         return DataplaneState(
             # What bears our link's name and is no WireGuard device is somebody else's.
@@ -158,7 +163,7 @@ class LinuxDataplane:
             addresses=await netlink.read_addresses(self.interface),
             firewall=await self._read_firewall(),
             routes=routes,
-            barriers=await run_with_socket(read_barriers),
+            barriers=barriers,
             rules=await netlink.read_rules(),
             sysctls=await self._sysctls.read(),
         )
@@ -201,6 +206,16 @@ class LinuxDataplane:
     def _touch_drifts(self) -> None:
         for drift in tuple(self._drifts):
             drift.touch_from_thread()
+
+    async def _read_device(self) -> tuple[WireGuardDevice | None, frozenset[WireGuardPeer]]:
+        """What is read counts as known: the poll notices what comes to differ from it."""
+        try:
+            device, peers, fingerprint = await self._wireguard.read_marked()
+        except DataplaneError as error:
+            self._device.know(error)
+            raise
+        self._device.know(fingerprint)
+        return device, peers
 
     async def _read_firewall(self) -> Firewall | None:
         try:

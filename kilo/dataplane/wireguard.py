@@ -79,7 +79,19 @@ class WireGuard:
 
     async def read(self) -> tuple[WireGuardDevice | None, frozenset[WireGuardPeer]]:
         """The device and its peers; None and none if there is no such device."""
+        return self._describe(await self._block(self._read))
+
+    async def read_marked(
+        self,
+    ) -> tuple[WireGuardDevice | None, frozenset[WireGuardPeer], bytes | None]:
+        """What ``read`` and ``fingerprint`` say, both of the same moment."""
         record = await self._block(self._read)
+        mark = digest_record(record, self._salt) if record else None
+        return (*self._describe(record), mark)
+
+    def _describe(
+        self, record: DeviceRecord | None
+    ) -> tuple[WireGuardDevice | None, frozenset[WireGuardPeer]]:
         if record is None:
             return None, frozenset()
         device = WireGuardDevice(

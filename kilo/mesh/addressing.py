@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import ip_interface, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_interface
 
 from kilo.errors import MeshError
 from kilo.mesh.model import IPAddress, IPInterface, IPNetwork
@@ -34,4 +34,6 @@ def _address(subnet: IPNetwork, index: int) -> IPInterface:
 
 def host_network(address: IPAddress) -> IPNetwork:
     """The network of exactly one address, a /32 or /128."""
-    return ip_network(address)
+    # Of a number, which needs no parsing: there is one of these for every node, several times.
+    network = IPv4Network if address.version == 4 else IPv6Network
+    return network(int(address))

@@ -8,11 +8,13 @@ then carry the packet out of the location as it is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from ipaddress import ip_network
 
 from kilo.mesh.model import IPAddress, IPNetwork, Node
 from kilo.mesh.state import Barrier
 from kilo.mesh.view import View, find_reported_address
+
+_Key = tuple[int, int, int]
+"""A network: version, prefix length and the bits of the prefix."""
 
 
 def list_barriers(view: View, nodes: Iterable[Node]) -> Iterator[Barrier]:
@@ -24,7 +26,7 @@ def list_barriers(view: View, nodes: Iterable[Node]) -> Iterator[Barrier]:
     networks += [net for node in known for net in _list_for_us(view, node)]
     inhabited = _find_inhabited(networks, _list_places(view, known))
     for network in dict.fromkeys(networks):
-        if network.version in view.host.families and network not in inhabited:
+        if network.version in view.host.families and _make_key(network) not in inhabited:
             yield Barrier(destination=network)
 
 
@@ -59,14 +61,17 @@ def _list_places(view: View, nodes: Iterable[Node]) -> Iterator[IPAddress]:
             yield node.endpoint.ip
 
 
-def _find_inhabited(
-    networks: Iterable[IPNetwork], places: Iterable[IPAddress]
-) -> frozenset[IPNetwork]:
+def _find_inhabited(networks: Iterable[IPNetwork], places: Iterable[IPAddress]) -> frozenset[_Key]:
     """Those of the networks, or others of their sizes, in which one of the addresses lies."""
     sizes = {(network.version, network.prefixlen) for network in networks}
     return frozenset(
-        ip_network((place, length), strict=False)
+        (version, length, int(place) >> (place.max_prefixlen - length))
         for place in places
         for version, length in sizes
         if version == place.version
     )
+
+
+def _make_key(network: IPNetwork) -> _Key:
+    length = network.prefixlen
+    return network.version, length, int(network.network_address) >> network.max_prefixlen - length

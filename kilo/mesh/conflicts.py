@@ -58,6 +58,10 @@ class Claimant:
         )
 
 
+Claim = tuple[Claimant, str, IPNetwork]
+"""Who claims which network for its own, and in which field."""
+
+
 def drop_shared_keys(nodes: Sequence[Node]) -> tuple[list[Node], list[Refusal]]:
     """Of several nodes with one public key only the first by name takes part.
 
@@ -127,14 +131,14 @@ def _list_names(names: Sequence[str]) -> str:
 
 
 def grant_first(
-    claims: Iterable[tuple[Claimant, str, IPNetwork]],
+    claims: Iterable[Claim],
 ) -> tuple[dict[IPNetwork, Claimant], list[Refusal]]:
-    """Give every network to the first who claims it; claims are (claimant, field, network)."""
+    """Give every network to the first who claims it."""
     owners: dict[IPNetwork, Claimant] = {}
     refusals = []
     for claimant, field, network in claims:
         owner = owners.setdefault(network, claimant)
-        if owner != claimant:
+        if owner is not claimant and owner != claimant:
             refusals.append(claimant.refuse(field, network, f"it belongs to {owner}"))
     return owners, refusals
 
@@ -213,6 +217,8 @@ def grant_location_ips(
     kinds must agree. (Kilo's ``filterAllowedLocationIPs``, 2021.) So each need only be compared
     with the later ones: what overlapped it of the earlier ones is gone.
     """
+    if not any(networks for _, networks in claims):
+        return [()] * len(claims), []
     others = _Others(owners, peers)
     granted, refusals = [], []
     for name, networks in reversed(claims):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -71,13 +72,19 @@ class Endpoint:
     @property
     def ip(self) -> IPAddress | None:
         """The host as an address, or None where it is a DNS name."""
-        try:
-            return ip_address(self.host)
-        except ValueError:
-            return None
+        return _find_address(self.host)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@lru_cache(maxsize=1 << 15)
+def _find_address(host: str) -> IPAddress | None:
+    """Remembered: every pass asks it of every node, and parsing is dear."""
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
 
 
 def parse_host(text: str, *, bracketed: bool) -> str:

@@ -34,6 +34,7 @@ from kilo.mesh.model import (
     Node,
     NodeReport,
     PartialSettings,
+    Peer,
     Settings,
     Snapshot,
 )
@@ -114,11 +115,30 @@ class Plan:
     """None where they are somebody else's, or there are none."""
     warnings: tuple[str, ...]
     """What an operator should look at though the pass can go on."""
+    basis: Basis
 
 
-def make_plan(agent: Agent, knowledge: Knowledge, actual: DataplaneState) -> Plan:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """What the dear parts of a plan were computed from, and what they came to.
+
+    Where all of the one is equal at the next pass, so is the other: most passes look at the kernel
+    only to find it as it should be.
+    """
+
+    ready: tuple[Node, ...]
+    known: tuple[Node, ...]
+    peers: tuple[Peer, ...]
+    topology: Topology
+    rendering: Rendering
+    rendered: DataplaneState
+
+
+def make_plan(
+    agent: Agent, knowledge: Knowledge, actual: DataplaneState, *, earlier: Basis | None = None
+) -> Plan:
     """Compute a pass; ``MeshError`` if nothing should be changed, ``ConfigError`` if this host
-    has no address to take part with.
+    has no address to take part with. ``earlier``: of the pass before; it changes no result.
     """
     settings = complete_settings(knowledge.snapshot, agent)
     found = find_own_report(agent, knowledge, settings)
@@ -126,7 +146,7 @@ def make_plan(agent: Agent, knowledge: Knowledge, actual: DataplaneState) -> Pla
     check_own_node(snapshot, agent)
     nodes = find_ready_nodes(snapshot, knowledge.heartbeats, now=knowledge.now, local=agent.name)
     check_others(nodes, settings, agent)
-    topology = build_topology(nodes, snapshot.peers, settings)
+    topology = _find_topology(nodes, snapshot.peers, settings, earlier)
     observed = distrust_loops(knowledge.observed, topology.peers)
     live = find_live_endpoints(observed)
     rendering = Rendering.of_node(
@@ -140,7 +160,7 @@ def make_plan(agent: Agent, knowledge: Knowledge, actual: DataplaneState) -> Pla
             resolved=knowledge.resolved,
         ),
     )
-    rendered = rendering.render()
+    rendered = _find_rendered(rendering, snapshot.nodes, earlier)
     peers = settle(
         rendered.peers,
         actual.peers,
@@ -148,8 +168,7 @@ def make_plan(agent: Agent, knowledge: Knowledge, actual: DataplaneState) -> Pla
         configured=knowledge.configured,
     )
     sysctls = keep_sysctls(rendered.sysctls, actual.sysctls)
-    barriers = frozenset(list_barriers(rendering, snapshot.nodes))
-    desired = replace(rendered, peers=peers, sysctls=sysctls, barriers=barriers)
+    desired = replace(rendered, peers=peers, sysctls=sysctls)
     return Plan(
         report=replace(
             found,
@@ -169,7 +188,34 @@ def make_plan(agent: Agent, knowledge: Knowledge, actual: DataplaneState) -> Pla
             *list_blocked(rendering),
             *_list_misfits(rendering, rendered),
         ),
+        basis=Basis(
+            ready=nodes,
+            known=snapshot.nodes,
+            peers=snapshot.peers,
+            topology=topology,
+            rendering=rendering,
+            rendered=rendered,
+        ),
     )
+
+
+def _find_topology(
+    ready: tuple[Node, ...], peers: tuple[Peer, ...], settings: Settings, earlier: Basis | None
+) -> Topology:
+    if earlier is not None:
+        before = earlier.ready, earlier.peers, earlier.topology.settings
+        if before == (ready, peers, settings):
+            return earlier.topology
+    return build_topology(ready, peers, settings)
+
+
+def _find_rendered(
+    rendering: Rendering, known: tuple[Node, ...], earlier: Basis | None
+) -> DataplaneState:
+    if earlier is not None and (earlier.rendering, earlier.known) == (rendering, known):
+        return earlier.rendered
+    barriers = frozenset(list_barriers(rendering, known))
+    return replace(rendering.render(), barriers=barriers)
 
 
 def complete_settings(snapshot: Snapshot, agent: Agent) -> Settings:
@@ -194,16 +240,19 @@ def find_own_report(agent: Agent, knowledge: Knowledge, settings: Settings) -> N
         public_key=agent.public_key,
         endpoint=Endpoint(host=str(address), port=settings.port) if address else None,
         internal_ips=find_internal_ips(knowledge.facts, agent.policy),
-        cni_compatibility_ip=_find_compatibility_ip(knowledge.facts, agent.options),
+        cni_compatibility_ip=_find_compatibility_ip(knowledge, agent.options),
         agent=agent.version,
     )
 
 
-def _find_compatibility_ip(facts: HostFacts, options: RenderOptions) -> IPInterface | None:
-    """Where Cilium finds this host."""
+def _find_compatibility_ip(knowledge: Knowledge, options: RenderOptions) -> IPInterface | None:
+    """Where Cilium finds this host. While its link is away, where it last did: mostly it comes back
+    with the same address, and a report that changes is a pass of every node.
+    """
     if options.compatibility is not Compatibility.CILIUM:
         return None
-    return find_cilium_address(facts)
+    known = knowledge.report.cni_compatibility_ip if knowledge.report else None
+    return find_cilium_address(knowledge.facts) or known
 
 
 def find_node(snapshot: Snapshot, name: str) -> Node:

@@ -6,11 +6,12 @@ here depends on what the kernel looks like now.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from ipaddress import collapse_addresses, ip_interface
+from ipaddress import ip_interface
 
 from kilo.mesh.addressing import host_network
+from kilo.mesh.collapse import collapse
 from kilo.mesh.host import IPIP_OVERHEAD, HostFacts, find_link, find_wireguard_mtu
 from kilo.mesh.keys import PublicKey
 from kilo.mesh.model import Endpoint, IPAddress, IPNetwork, Node, Peer
@@ -142,14 +143,11 @@ class Rendering(View):
             yield self.render_peer(peer)
 
     def render_segment_peer(self, segment: Segment) -> WireGuardPeer:
-        leader = segment.leader
         return WireGuardPeer(
             link=self.options.interface,
             public_key=segment.key,
             allowed_ips=frozenset((*segment.allowed_ips, *segment.allowed_location_ips)),
-            endpoint=self.find_endpoint(
-                segment.key, leader.endpoint, leader.spec.persistent_keepalive_seconds
-            ),
+            endpoint=self.find_leader_endpoint(segment),
             keepalive_seconds=self.node.spec.persistent_keepalive_seconds,
         )
 
@@ -158,12 +156,19 @@ class Rendering(View):
             link=self.options.interface,
             public_key=peer.public_key,
             allowed_ips=frozenset(peer.allowed_ips),
-            endpoint=self.find_endpoint(
-                peer.public_key, peer.endpoint, peer.persistent_keepalive_seconds
-            ),
+            endpoint=self.find_peer_endpoint(peer),
             keepalive_seconds=self.node.spec.persistent_keepalive_seconds,
             preshared_key=peer.preshared_key,
         )
+
+    def find_leader_endpoint(self, segment: Segment) -> Endpoint | None:
+        leader = segment.leader
+        return self.find_endpoint(
+            segment.key, leader.endpoint, leader.spec.persistent_keepalive_seconds
+        )
+
+    def find_peer_endpoint(self, peer: Peer) -> Endpoint | None:
+        return self.find_endpoint(peer.public_key, peer.endpoint, peer.persistent_keepalive_seconds)
 
     def find_endpoint(
         self, key: PublicKey, declared: Endpoint | None, keepalive_seconds: int
@@ -196,24 +201,27 @@ class Rendering(View):
     def list_tunnel_routes(self) -> Iterator[Route]:
         """A leader's: into the tunnels."""
         for segment in self.tunnelled:
-            carriers = self.list_endpoint_networks(self.render_segment_peer(segment))
+            carriers = self.list_endpoint_networks(segment.key, self.find_leader_endpoint(segment))
             skipped = {*segment.wireguard_networks, *carriers}
             for network in (*segment.allowed_ips, *segment.allowed_location_ips):
                 if network not in skipped:
                     yield self.render_tunnel_route(segment, network)
         for peer in self.topology.peers:
-            skipped = set(self.list_endpoint_networks(self.render_peer(peer)))
+            endpoint = self.find_peer_endpoint(peer)
+            skipped = set(self.list_endpoint_networks(peer.public_key, endpoint))
             for network in peer.allowed_ips:
                 if network not in skipped:
                     yield self.render_peer_route(network)
 
-    def list_endpoint_networks(self, peer: WireGuardPeer) -> Iterator[IPNetwork]:
+    def list_endpoint_networks(
+        self, key: PublicKey, configured: Endpoint | None
+    ) -> Iterator[IPNetwork]:
         """Where the tunnel's own packets go, which must not go into the tunnel: the endpoint the
         device is given, and the one it has found for itself.
         """
         seen = (self.observations.endpoints, self.observations.lost_endpoints)
-        found = (place.get(peer.public_key) for place in seen)
-        for endpoint in (peer.endpoint, *found):
+        found = (place.get(key) for place in seen)
+        for endpoint in (configured, *found):
             if endpoint and endpoint.ip:
                 yield host_network(endpoint.ip)
 
@@ -350,11 +358,3 @@ class Rendering(View):
         own = set(self.segment.wireguard_networks)
         yield from (n for n in self.segment.allowed_ips if n not in own)
         yield from self.segment.allowed_location_ips
-
-
-def collapse(networks: Iterable[IPNetwork]) -> frozenset[IPNetwork]:
-    """The fewest networks that hold the same addresses: none overlaps another."""
-    given = list(networks)
-    ipv4 = [network for network in given if network.version == 4]
-    ipv6 = [network for network in given if network.version == 6]
-    return frozenset((*collapse_addresses(ipv4), *collapse_addresses(ipv6)))

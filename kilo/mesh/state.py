@@ -7,7 +7,9 @@ Every resource knows its ``key`` (what it is) and its ``str`` (one line, in ``ip
 from __future__ import annotations
 
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from itertools import chain
 
 from kilo.mesh.keys import PresharedKey, PublicKey, Withheld
 from kilo.mesh.model import Endpoint, IPAddress, IPInterface, IPNetwork
@@ -265,19 +267,28 @@ class DataplaneState:
     rules: frozenset[Rule] = frozenset()
     sysctls: frozenset[Sysctl] = frozenset()
 
+    def groups(self) -> tuple[AbstractSet[Resource], ...]:
+        """All of them, by kind: as many sets, and in the same order, of every state."""
+        return (
+            self.links,
+            self.tunnels,
+            self.devices,
+            self.peers,
+            self.addresses,
+            frozenset(() if self.firewall is None else (self.firewall,)),
+            self.routes,
+            self.barriers,
+            self.rules,
+            self.sysctls,
+        )
+
     def resources(self) -> Iterable[Resource]:
         """All of them, in no order."""
-        yield from self.links
-        yield from self.tunnels
-        yield from self.devices
-        yield from self.peers
-        yield from self.addresses
-        if self.firewall is not None:
-            yield self.firewall
-        yield from self.routes
-        yield from self.barriers
-        yield from self.rules
-        yield from self.sysctls
+        return chain.from_iterable(self.groups())
+
+    def holds(self, resource: Resource) -> bool:
+        """Whether just this is among them."""
+        return any(resource in group for group in self.groups())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

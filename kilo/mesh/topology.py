@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv6Network, ip_network
+from itertools import chain
 from types import MappingProxyType
 
 from kilo.mesh.addressing import allocate, host_network
 from kilo.mesh.conflicts import (
+    Claim,
     Claimant,
     Refusal,
     drop_shared_keys,
@@ -122,7 +124,13 @@ def build_topology(nodes: Iterable[Node], peers: Iterable[Peer], settings: Setti
     refusals += refused
     drafts = _draft_segments(members, settings.granularity)
     addresses = allocate(settings.subnets, len(drafts))
-    owners, refused = grant_first(_list_claims(drafts, addresses))
+    tunnels = [
+        _list_wireguard_claims(draft, interfaces)
+        for draft, interfaces in zip(drafts, addresses, strict=True)
+    ]
+    claims = [_list_node_claims(draft) for draft in drafts]
+    # The WireGuard addresses before all others.
+    owners, refused = grant_first(chain(*tunnels, *claims))
     refusals += refused
     keys = {required_key(node): name_in_text(node) for node in members}
     granted, refused = grant_peers(
@@ -133,8 +141,10 @@ def build_topology(nodes: Iterable[Node], peers: Iterable[Peer], settings: Setti
         [(draft.name, _list_location_ips(draft)) for draft in drafts], owners=owners, peers=granted
     )
     segments = tuple(
-        _finish_segment(*parts, owners)
-        for parts in zip(drafts, addresses, location_ips, strict=True)
+        _finish_segment(draft, interfaces, ips, _list_granted(tunnel, own, owners))
+        for draft, interfaces, ips, tunnel, own in zip(
+            drafts, addresses, location_ips, tunnels, claims, strict=True
+        )
     )
     return Topology(
         settings=settings,
@@ -199,20 +209,29 @@ def _place(node: Node, granularity: Granularity) -> tuple[str, str]:
     return (location if granularity is Granularity.LOCATION else alone), location
 
 
-def _list_claims(
-    drafts: Sequence[_Draft], addresses: Sequence[tuple[IPInterface, ...]]
-) -> Iterator[tuple[Claimant, str, IPNetwork]]:
-    """Who claims which network for its own; the WireGuard addresses before all others."""
-    for draft, interfaces in zip(drafts, addresses, strict=True):
-        for interface in interfaces:
-            claimant = Claimant(name=f"Segment {draft.name}")
-            yield claimant, "WireGuard IP", host_network(interface.ip)
-    for draft in drafts:
-        for node in draft.nodes:
-            for address in node.internal_ips:
-                yield Claimant.of(node), "internalIP", host_network(address.ip)
-            for subnet in node.pod_subnets:
-                yield Claimant.of(node), "podSubnets", subnet
+def _list_wireguard_claims(draft: _Draft, interfaces: Iterable[IPInterface]) -> list[Claim]:
+    claimant = Claimant(name=f"Segment {draft.name}")
+    return [(claimant, "WireGuard IP", host_network(interface.ip)) for interface in interfaces]
+
+
+def _list_node_claims(draft: _Draft) -> list[Claim]:
+    """What the nodes of a segment claim for their own."""
+    claims: list[Claim] = []
+    for node in draft.nodes:
+        claimant = Claimant.of(node)
+        claims += ((claimant, "internalIP", host_network(one.ip)) for one in node.internal_ips)
+        claims += ((claimant, "podSubnets", subnet) for subnet in node.pod_subnets)
+    return claims
+
+
+def _list_granted(
+    tunnel: Iterable[Claim], claims: Iterable[Claim], owners: Mapping[IPNetwork, Claimant]
+) -> tuple[IPNetwork, ...]:
+    """What a segment has of what it and its nodes claim; its WireGuard addresses in any case."""
+    claimants = {claimant for claimant, _, _ in claims}
+    granted = [network for _, _, network in tunnel]
+    granted += (network for _, _, network in claims if owners[network] in claimants)
+    return tuple(dict.fromkeys(granted))
 
 
 def _list_location_ips(draft: _Draft) -> list[IPNetwork]:
@@ -223,22 +242,15 @@ def _finish_segment(
     draft: _Draft,
     addresses: tuple[IPInterface, ...],
     location_ips: tuple[IPNetwork, ...],
-    owners: Mapping[IPNetwork, Claimant],
+    granted: tuple[IPNetwork, ...],
 ) -> Segment:
-    claimants = {Claimant.of(node) for node in draft.nodes}
-    claims = _list_claims([draft], [addresses])
-    granted = (
-        network
-        for _, field_name, network in claims
-        if field_name == "WireGuard IP" or owners[network] in claimants
-    )
     return Segment(
         name=draft.name,
         neighbourhood=draft.neighbourhood,
         nodes=draft.nodes,
         leader=find_leader(draft.nodes),
         wireguard_ips=addresses,
-        allowed_ips=tuple(dict.fromkeys(granted)),
+        allowed_ips=granted,
         allowed_location_ips=location_ips,
     )
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kilo.dataplane.addresses import decode_address
 from kilo.dataplane.drift import Relevance
-from kilo.dataplane.hostfacts import decode_address, decode_default
+from kilo.dataplane.hostfacts import decode_default
 from kilo.dataplane.links import decode_link
 from kilo.dataplane.nlsocket import (
     Message,

@@ -124,7 +124,7 @@ def test_the_clients_of_stores_are_extras(wheel: Path) -> None:
     assert set(metadata.get_all("Provides-Extra", [])) == extras
     needed = collect_needed(metadata.get_all("Requires-Dist", []))
     assert needed >= {"cryptography", "structlog"}
-    assert not needed & {"aiohttp", "etcd3", "grpcio", "kubernetes", "protobuf", "pyroute2"}
+    assert not needed & {"aiohttp", "etcd3", "grpcio", "kubernetes", "protobuf"}
 
 
 def test_a_mesh_in_a_directory_needs_no_client(programs: Path) -> None:

@@ -203,7 +203,7 @@ async def test_a_change_between_reading_the_device_and_the_first_poll_is_reporte
     drift: Drift, device: Device
 ) -> None:
     watch = DeviceWatch(device.fingerprint)
-    await watch.remember()
+    watch.know(await device.fingerprint())
 
     device.print = b"second"
 
@@ -214,16 +214,16 @@ async def test_a_fingerprint_that_is_dear_is_taken_less_often(device: Device) ->
     device.seconds = 0.1
     watch = DeviceWatch(device.fingerprint)
 
-    await watch.remember()
+    await watch.notice_change()
 
     assert watch.interval_seconds >= POLL_SHARE * device.seconds
 
 
 async def test_one_fingerprint_that_happened_to_take_long_changes_nothing(device: Device) -> None:
     watch = DeviceWatch(device.fingerprint)
-    await watch.remember()
+    await watch.notice_change()
     device.seconds = 0.1
 
-    await watch.remember()
+    await watch.notice_change()
 
     assert watch.interval_seconds < POLL_SHARE * device.seconds

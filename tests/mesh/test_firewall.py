@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from kilo.mesh.collapse import collapse
 from kilo.mesh.model import Encapsulation, Granularity, Settings
-from kilo.mesh.render import collapse
 from kilo.mesh.state import Firewall
 from kilo.mesh.view import RenderOptions
 from tests.mesh.fleets import make_node, make_peer, nets, render_node

@@ -230,6 +230,15 @@ def test_beside_cilium_the_report_says_where_cilium_finds_the_host() -> None:
     assert _plan(Snapshot(), facts=facts).report.cni_compatibility_ip is None
 
 
+def test_while_ciliums_link_is_away_the_report_says_where_cilium_found_the_host() -> None:
+    beside = replace(AGENT, options=RenderOptions(compatibility=Compatibility.CILIUM))
+    facts = make_facts(eth0="192.168.1.1/24", cilium_host="10.2.1.77/32")
+    before = _plan(Snapshot(), facts=facts, agent=beside).report
+    away = make_facts(eth0="192.168.1.1/24")
+    knowledge = replace(_know(Snapshot(), facts=away), report=before)
+    assert make_plan(beside, knowledge, DataplaneState()).report == before
+
+
 @pytest.mark.parametrize(
     ("underlay", "private", "encapsulation", "fitting"),
     [

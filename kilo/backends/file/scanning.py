@@ -73,7 +73,7 @@ def list_files(directory: Path) -> Listing:
     identity = identify_directory(directory)
     listing = Listing()
     try:
-        found = dict(_walk(directory, "", {identity}, listing))
+        found = dict(_walk(str(directory), "", {identity}, listing))
     except OSError as error:
         raise BackendError(f"{directory}: {error.strerror}") from error
     if identify_directory(directory) != identity:
@@ -99,11 +99,15 @@ def show_path(path: str) -> str:
     return text if text.isprintable() else ascii(text)
 
 
+# The directory as text: thousands of files are looked at several times a second while others
+# check in, and to make a Path object of each costs more than to look.
+
+
 def _walk(
-    directory: Path, below: str, visited: set[tuple[int, int]], listing: Listing
+    directory: str, below: str, visited: set[tuple[int, int]], listing: Listing
 ) -> Iterator[tuple[str, Stamp]]:
     """Files of one directory and of those in it; ``visited`` breaks loops of links."""
-    with os.scandir(directory / below) as entries:
+    with os.scandir(f"{directory}/{below}") as entries:
         names = sorted(entry.name for entry in entries if not is_ignored(entry.name))
     for name in names:
         path = f"{below}/{name}" if below else name
@@ -124,15 +128,15 @@ def _walk(
             listing.problems.append(describe_file(path, reason))
 
 
-def _look_at(directory: Path, path: str, listing: Listing) -> os.stat_result | None:
+def _look_at(directory: str, path: str, listing: Listing) -> os.stat_result | None:
     """The status of what is there, links followed; None for what is not to be looked into."""
     is_named_so = path.endswith(SUFFIXES)
     try:
-        status = (directory / path).stat()
+        status = os.stat(f"{directory}/{path}")  # noqa: PTH116 - see above
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ELOOP):
             raise
-        if is_named_so and (directory / path).is_symlink():
+        if is_named_so and Path(directory, path).is_symlink():
             reason = "is a link that leads nowhere; left out"
             listing.problems.append(describe_file(path, reason))
         return None
