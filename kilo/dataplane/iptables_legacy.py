@@ -216,7 +216,7 @@ def main() -> int:
     try:
         iptc = import_library()
     except ImportError:
-        print("python-iptables: not installed (pip: kilo[legacy-iptables])", file=sys.stderr)
+        print("python-iptables: not installed (pip: kilo-mesh[legacy-iptables])", file=sys.stderr)
         return 1
     try:
         with hold_lock():

@@ -192,7 +192,7 @@ def print_qr(text: str) -> None:
     try:
         import segno  # noqa: PLC0415 - see above
     except ImportError as error:
-        raise ConfigError("--qr: needs the package segno; install kilo[qr]") from error
+        raise ConfigError("--qr: needs the package segno; install kilo-mesh[qr]") from error
     try:
         code = segno.make(text, micro=False)
     except segno.DataOverflowError as error:
