@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 
@@ -114,11 +116,20 @@ PAIRS = (
 """Over every tunnel and within locations; all pairs are asked at each step besides."""
 
 
-LEAVINGS = (
-    "nft delete table inet kilo",
-    "ip route flush proto 107",
-)
-"""What the guide tells to do once the original has taken over: what it has not made its own."""
+GUIDE = Path(__file__).parents[2] / "docs/migrating.md"
+IPTABLES = "b1"
+"""A host whose rules are iptables': there our firewall is, too."""
+
+
+def read_leavings() -> tuple[str, str]:
+    """What the guide tells to do once the original has taken over: what it has not made its own.
+
+    On a host whose firewall is nftables', and on one where it is iptables'.
+    """
+    back = GUIDE.read_text().partition("## Back")[2]
+    blocks = re.findall(r"^```sh\n(.*?)^```$", back, re.MULTILINE | re.DOTALL)
+    nftables, iptables = (block for block in blocks)
+    return nftables, iptables
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +148,7 @@ def originals(lab: Lab) -> Iterator[Originals]:
     for site in SITES:
         them.take(site)
         lab.host(site.name).add_pod("web")
+    lab.host(IPTABLES).run(["iptables", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY"])
     for leader in ("a1", "b1"):
         them.seen_at["c1"] = wait_for_endpoint(lab.host(leader), them.keys["c1"])
     for site in SITES:
@@ -204,7 +216,9 @@ def test_no_packet_is_lost_while_one_node_after_the_other_becomes_ours(
             check_all_pairs(lab)
     assert read_shared(lab) == shared
     for name in ORDER:
-        assert "KILO-" not in lab.host(name).run(["iptables-save"])
+        chains = lab.host(name).run(["iptables-save"])
+        assert ("KILO-MSS" in chains) == (name == IPTABLES), "ours, where rules are iptables'"
+        assert name == IPTABLES or "KILO-" not in chains
         assert not list_routes(lab.host(name), "static"), "all are ours"
         assert list_routes(lab.host(name), "107") == routes[name]
 
@@ -214,11 +228,16 @@ def test_no_packet_is_lost_while_one_node_after_the_other_becomes_theirs_again(
 ) -> None:
     shared = read_shared(lab)
     sites = {site.name: site for site in SITES}
+    leavings = read_leavings()
     with no_loss(lab):
         for name in reversed(ORDER):
             lab.host(name).kill_agent(signal.SIGTERM)
             originals.take(sites[name])
-            for command in LEAVINGS:
-                lab.host(name).run(command.split())
+            lab.host(name).run(["sh", "-ec", leavings[name == IPTABLES]])
+            assert "107" not in lab.host(name).run(["ip", "route"]), "no route of ours"
+            assert "kilo" not in lab.host(name).run(["nft", "list", "tables"])
+            rules = lab.host(name).run(["iptables-save"])
+            assert "KILO-MSS" not in rules
+            assert rules.count("-j KILO-NAT") == 1, "the original's"
             check_all_pairs(lab)
     assert read_shared(lab) == shared
