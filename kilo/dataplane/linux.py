@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
-from kilo.dataplane import netlink
+from kilo.dataplane import netlink, netlinkchanges
 from kilo.dataplane.barriers import apply_barriers
 from kilo.dataplane.base import find_refused, group_failures
 from kilo.dataplane.drift import DeviceWatch, Drift, Relevance
@@ -253,7 +253,7 @@ class LinuxDataplane:
             return
         if step.old is None:
             await self._wireguard.ensure()
-        await netlink.apply_step(step)
+        await netlinkchanges.apply_step(step)
 
     async def _apply_routes(self, steps: Sequence[Change]) -> list[DataplaneError]:
         apply = partial(apply_routes, steps=steps, yielding=self._yielding)
@@ -286,7 +286,7 @@ async def _change_tunnel(step: Change) -> None:
 
 
 async def _apply_singly(steps: Sequence[Change]) -> list[DataplaneError]:
-    return [error for step in steps for error in await _try(step, netlink.apply_step)]
+    return [error for step in steps for error in await _try(step, netlinkchanges.apply_step)]
 
 
 async def _try(step: Change, apply: Callable[[Change], Awaitable[None]]) -> list[DataplaneError]:

@@ -7,12 +7,15 @@ nothing here has a state that could go stale.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import errno
+from collections.abc import Iterable
 from functools import partial
+from ipaddress import ip_network
 
 from kilo.dataplane.addresses import read_address_entries
 from kilo.dataplane.links import find_link
 from kilo.dataplane.nlsocket import (
+    KernelRefusalError,
     NetlinkSocket,
     parse_attributes,
     read_name,
@@ -20,8 +23,8 @@ from kilo.dataplane.nlsocket import (
     run_with_socket,
     unpack,
 )
-from kilo.dataplane.routes import METRICS, ROUTE_HEADER, ROUTE_PROTOCOL, read_network
-from kilo.mesh.diff import Change
+from kilo.dataplane.routes import METRICS, ROUTE_HEADER, ROUTE_PROTOCOL
+from kilo.errors import DataplaneError
 from kilo.mesh.model import IPNetwork
 from kilo.mesh.state import Address, Link, Rule
 
@@ -62,28 +65,24 @@ async def read_rules() -> frozenset[Rule]:
     return frozenset(rule for rule, _ in await list_rules())
 
 
-async def list_rules() -> list[tuple[Rule, int]]:
-    """Likewise, with their priorities; one that is there twice is listed twice."""
-    return await run_with_socket(lambda netlink: list(_list_rules(netlink)))
+async def list_rules(families: Iterable[int] = tuple(METRICS)) -> list[tuple[Rule, int]]:
+    """Likewise, with their priorities; one that is there twice is listed twice.
 
-
-async def apply_step(step: Change) -> None:
-    """Set up a link that is there, or add or delete an address or rule; idempotent.
-
-    Raises ``DataplaneError`` beginning with the step.
+    None of a family that the kernel has no rules of: IPv6 may be switched off.
     """
-    # Loaded with the first change: it takes 10 MB and 0.1 s, and an agent that starts on a host
-    # where all is in place changes nothing.
-    from kilo.dataplane import netlinkchanges  # noqa: PLC0415 - see above
-
-    await netlinkchanges.apply_step(step)
+    return await run_with_socket(
+        lambda netlink: [rule for family in families for rule in _list_rules(netlink, family)]
+    )
 
 
-def _list_rules(netlink: NetlinkSocket) -> Iterator[tuple[Rule, int]]:
-    for family in METRICS:
-        yield from netlink.dump(
-            _RTM_GETRULE, _RULE_HEADER.pack(family, 0, 0, 0, 0, 0, 0, 0, 0), _decode_rule
-        )
+def _list_rules(netlink: NetlinkSocket, family: int) -> list[tuple[Rule, int]]:
+    request = _RULE_HEADER.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+    try:
+        return netlink.dump(_RTM_GETRULE, request, _decode_rule)
+    except KernelRefusalError as error:
+        if error.number != errno.EAFNOSUPPORT:
+            raise
+        return []
 
 
 def _decode_rule(body: memoryview) -> tuple[Rule, int] | None:
@@ -97,17 +96,23 @@ def _decode_rule(body: memoryview) -> tuple[Rule, int] | None:
     is_ours = bytes(attributes.get(_FRA_PROTOCOL, b"")) == bytes([RULE_PROTOCOL])
     if not is_ours or priority not in RULE_PRIORITIES or family not in METRICS:
         return None
-    destination = _read_network(family, attributes.get(_FRA_DST), length)
+    destination = _read_network(attributes.get(_FRA_DST), length)
     if destination is None or action != _TO_TABLE:
         return None
     rule = Rule(
         destination=destination,
         table=read_u32(attributes[_FRA_TABLE]) if _FRA_TABLE in attributes else table,
-        source=_read_network(family, attributes.get(_FRA_SRC), source_length),
+        source=_read_network(attributes.get(_FRA_SRC), source_length),
         input_link=read_name(attributes.get(_FRA_IIFNAME, memoryview(b""))),
     )
     return rule, priority
 
 
-def _read_network(family: int, packed: memoryview | None, length: int) -> IPNetwork | None:
-    return None if packed is None else read_network(family, bytes(packed), length)
+def _read_network(packed: memoryview | None, length: int) -> IPNetwork | None:
+    """Not strictly: of what somebody else writes under our number the kernel keeps all bits."""
+    if packed is None:
+        return None
+    try:
+        return ip_network((bytes(packed), length), strict=False)
+    except ValueError as error:
+        raise DataplaneError(f"netlink: a rule's network {bytes(packed).hex()}/{length}") from error

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from kilo.dataplane.barriers import decode_barrier
 from kilo.dataplane.links import read_link_names
-from kilo.dataplane.nlsocket import NetlinkSocket
+from kilo.dataplane.nlsocket import NetlinkSocket, unpack
 from kilo.dataplane.routes import METRICS, ROUTE_HEADER, ROUTE_PROTOCOL, RTM_GETROUTE, decode_entry
 from kilo.mesh.state import Barrier, Route
 
@@ -36,7 +36,7 @@ class OwnRoutes:
         messages = [
             message
             for family in METRICS
-            for message in netlink.dump(RTM_GETROUTE, _make_request(family), bytes)
+            for message in netlink.dump(RTM_GETROUTE, _make_request(family), _copy_if_ours)
         ]
         meanings = {
             message: known[message] if message in known else _decode(message, names)
@@ -50,6 +50,11 @@ class OwnRoutes:
 
 def _make_request(family: int) -> bytes:
     return ROUTE_HEADER.pack(family, 0, 0, 0, 0, ROUTE_PROTOCOL, 0, 0, 0)
+
+
+def _copy_if_ours(body: memoryview) -> bytes | None:
+    """Kernels before 4.20 list what others have, too: on a router, a million routes."""
+    return bytes(body) if unpack(ROUTE_HEADER, body)[5] == ROUTE_PROTOCOL else None
 
 
 def _decode(message: bytes, names: Mapping[int, str]) -> _Meaning:

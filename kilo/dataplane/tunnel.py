@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterable
 from functools import partial
 
 from kilo.dataplane.links import LinkEntry, create_link, delete_link, find_link, set_link
-from kilo.dataplane.netlink import apply_step, read_addresses
+from kilo.dataplane.netlink import read_addresses
+from kilo.dataplane.netlinkchanges import apply_step
 from kilo.dataplane.nlsocket import KernelRefusalError, NetlinkSocket, run_with_socket
 from kilo.errors import DataplaneError
 from kilo.mesh.diff import Change

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ipaddress import ip_interface, ip_network
+from socket import AF_INET, AF_IPX
 
 import pytest
 
-from kilo.dataplane import netlink
+from kilo.dataplane import netlink, netlinkchanges
 from kilo.dataplane.netlink import RULE_PRIORITIES, RULE_PROTOCOL
 from kilo.errors import DataplaneError
 from kilo.mesh.diff import Change
@@ -28,13 +29,13 @@ def make_address(text: str) -> Address:
 
 
 async def test_an_ipv6_address_can_be_used_at_once(netns: Namespace, link: str) -> None:
-    await netlink.apply_step(Change(new=make_address("fd00:4::1/64")))
+    await netlinkchanges.apply_step(Change(new=make_address("fd00:4::1/64")))
 
     assert "tentative" not in netns.ip("-6", "address", "show", "dev", link, "to", "fd00:4::1")
 
 
 async def test_only_our_link_promotes_its_secondary_addresses(netns: Namespace, link: str) -> None:
-    await netlink.apply_step(Change(new=make_address("10.4.0.1/16")))
+    await netlinkchanges.apply_step(Change(new=make_address("10.4.0.1/16")))
 
     assert netns.sysctl(f"net/ipv4/conf/{link}/promote_secondaries") == "1"
     assert netns.sysctl("net/ipv4/conf/other0/promote_secondaries") == "0"
@@ -72,13 +73,13 @@ async def test_a_foreign_rule_at_our_priority_stays_and_ours_is_added(netns: Nam
     first = str(RULE_PRIORITIES.start)
     netns.ip("rule", "add", *RULE_WORDS, "pref", first, "protocol", "5")
 
-    await netlink.apply_step(Change(new=RULE))
+    await netlinkchanges.apply_step(Change(new=RULE))
 
     assert await netlink.read_rules() == {RULE}
     protocols = [rule.get("protocol") for rule in netns.ip_json("rule", "show")]
     assert "5" in protocols
 
-    await netlink.apply_step(Change(old=RULE))
+    await netlinkchanges.apply_step(Change(old=RULE))
 
     assert await netlink.read_rules() == frozenset()
     assert len(netns.ip_json("rule", "show")) == len(protocols) - 1
@@ -89,7 +90,7 @@ async def test_doubles_of_a_rule_go_with_it(netns: Namespace) -> None:
         ours = ("pref", str(priority), "protocol", str(RULE_PROTOCOL))
         netns.ip("rule", "add", *RULE_WORDS, *ours)
 
-    await netlink.apply_step(Change(old=RULE))
+    await netlinkchanges.apply_step(Change(old=RULE))
 
     assert "1107" not in netns.ip("rule", "show")
 
@@ -105,6 +106,19 @@ async def test_a_failure_begins_with_the_step_and_ends_with_the_reason(netns: Na
     step = Change(new=make_address("10.4.0.1/16"))
 
     with pytest.raises(DataplaneError) as caught:
-        await netlink.apply_step(step)
+        await netlinkchanges.apply_step(step)
 
     assert str(caught.value) == f"{step}: No such device"
+
+
+async def test_a_family_that_the_kernel_has_no_rules_of_has_none(netns: Namespace) -> None:
+    """As IPv6 where it is switched off at boot; here one that nobody has."""
+    await netlinkchanges.apply_step(Change(new=RULE))
+    assert [rule for rule, _ in await netlink.list_rules((AF_IPX, AF_INET))] == [RULE]
+
+
+async def test_a_rule_with_more_bits_than_its_network_has_hinders_nothing(netns: Namespace) -> None:
+    marks = ("priority", str(RULE_PRIORITIES.start + 5), "protocol", str(RULE_PROTOCOL))
+    netns.ip("rule", "add", "to", "10.0.0.1/8", "lookup", "1107", *marks)
+    (found,) = await netlink.read_rules()
+    assert str(found.destination) == "10.0.0.0/8"
