@@ -60,7 +60,8 @@ def _describe_agent(status: Status) -> AgentView:
         ready=not reasons,
         reasons=reasons,
         warnings=list(status.warnings),
-        since=max(changed_at) if not reasons else min(changed_at),
+        # The engine, in another thread, may have taken the last reason back meanwhile.
+        since=max(changed_at) if not reasons else min(changed_at, default=status.planned_at),
         failures=list(status.failures),
         repairs=[RepairView(at=one.at, change=one.change) for one in status.repairs],
         mtu=next((link.mtu for link in status.state.links), 0),

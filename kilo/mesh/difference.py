@@ -54,14 +54,14 @@ class Difference:
             segment.name for segment in old.segments if _is_seen_elsewhere(segment.key, old, new)
         }
         nodes = _find_changed(before.snapshot.nodes, after.snapshot.nodes)
-        near = _list_neighbourhoods(new, segments) if _is_separable(whole, nodes) else ()
+        near = _list_lasting(old, new, segments) if _is_separable(whole, nodes) else {}
         return cls(
             whole=whole,
             segments=segments,
             peers=_find_changed(old.peers, new.peers)
             | {peer.name for peer in old.peers if _is_seen_elsewhere(peer.public_key, old, new)},
             nodes=nodes,
-            neighbourhoods=dict(near),
+            neighbourhoods=near,
             moves_networks=_list_networks(old) != _list_networks(new),
         )
 
@@ -101,6 +101,15 @@ def _find_changed(
 
 def _is_seen_elsewhere(key: PublicKey, before: Topology, after: Topology) -> bool:
     return before.discovered_endpoints.get(key) != after.discovered_endpoints.get(key)
+
+
+def _list_lasting(
+    before: Topology, after: Topology, changed: frozenset[str]
+) -> dict[str, frozenset[str]]:
+    """Those that are the same in both: who has lost a neighbour sees a difference, too."""
+    old = dict(_list_neighbourhoods(before, changed))
+    new = dict(_list_neighbourhoods(after, changed))
+    return {name: near for name, near in new.items() if old.get(name) == near}
 
 
 def _list_neighbourhoods(

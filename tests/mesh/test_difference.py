@@ -132,6 +132,19 @@ def test_a_change_of_little_is_told_from_little(change: str, cni: bool) -> None:
     assert len(pair.after.topology.peers) <= 1
 
 
+def test_who_stays_where_another_leaves_is_told_the_whole() -> None:
+    """Its neighbour is no neighbour any more, though nothing near it is new."""
+    cross = Settings(granularity=Granularity.CROSS)
+    nodes = [
+        make_node("a", location="", internal="192.168.0.1/24", pods="10.2.1.0/24"),
+        make_node("b", location="", internal="192.168.0.2/24", pods="10.2.2.0/24"),
+        make_node("x", location="x", internal="192.168.1.1/24", pods="10.2.3.0/24"),
+    ]
+    left = make_node("b", location="c", internal="192.168.0.2/24", pods="10.2.2.0/24")
+    before, after = survey(nodes, PEERS, cross), survey([nodes[0], left, nodes[2]], PEERS, cross)
+    check_same(before, after, Hosts(options=RenderOptions(cni=True)))
+
+
 def test_where_all_are_numbered_anew_nothing_is_left_out() -> None:
     """The first segment goes, and all others get other WireGuard addresses."""
     before, after = survey(FLEET, PEERS), survey(FLEET[2:], PEERS)
