@@ -9,8 +9,9 @@ import signal
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
+from kilo.errors import KiloError
 from kilo.flags import Parsed
-from kilo.kgctl.clusterend import End, open_end
+from kilo.kgctl.clusterend import open_end
 from kilo.kgctl.clusterflags import (
     CLEAN_UP,
     CLUSTER_FLAGS,
@@ -77,7 +78,8 @@ async def link(parsed: Parsed, configs: Sequence[EndConfig]) -> int:
         stop = catch_signals()
         await LinkLoop(name, (one, other), scribe=scribe, tell=tell).run(stop)
         if parsed.value(CLEAN_UP):
-            return report(await unlink_both(name, (one, other), scribe))
+            ends = one, other
+            return report([line for end in ends for line in await unlink(name, end, scribe, tell)])
     return 0
 
 
@@ -85,14 +87,15 @@ async def unlink_all(parsed: Parsed, configs: Sequence[EndConfig]) -> int:
     """At every end that is named."""
     name = parsed.value(LINK_NAME)
     scribe = Scribe(say, dry_run=parsed.value(DRY_RUN))
-    async with AsyncExitStack() as opened:
-        ends = [await opened.enter_async_context(open_end(c, name)) for c in configs]
-        return report(await unlink_both(name, ends, scribe))
-
-
-async def unlink_both(name: str, ends: Sequence[End], scribe: Scribe) -> list[str]:
-    """The one though the other cannot be reached; why what failed has failed."""
-    return [line for end in ends for line in await unlink(name, end, scribe)]
+    failures: list[str] = []
+    for config in configs:
+        # Each by itself: the other may be gone for good, credentials and all.
+        try:
+            async with open_end(config, name) as end:
+                failures += await unlink(name, end, scribe, tell)
+        except KiloError as error:
+            failures.append(f"{config.label}: {error}")
+    return report(failures)
 
 
 def say(line: str) -> None:

@@ -76,8 +76,12 @@ class Services(Protocol):
         """The link's Services and EndpointSlices; None if who asks may not read any."""
         ...
 
+    async def is_taken(self, name: ServiceName) -> bool:
+        """Whether there is a Service of that name, and not the link's."""
+        ...
+
     async def change_mirror(self, change: ObjectChange) -> None:
-        """Write it, unless one that is not the link's is there."""
+        """Write it, unless one that is not the link's is there, or a slice's Service is not."""
         ...
 
 

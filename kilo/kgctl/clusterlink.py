@@ -7,27 +7,40 @@ what they should, and writes the difference. A store that is away is neither jud
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from kilo.errors import BackendError, KiloError, MeshError
-from kilo.kgctl.clusterend import End, FollowedEnd
+from kilo.kgctl.clusterend import End, FollowedEnd, Services
 from kilo.kgctl.clustermirror import (
     Document,
     NoMirrorError,
     ObjectChange,
     ServiceName,
+    describe_taken,
     diff_objects,
+    find_service,
+    identify,
     make_mirror,
 )
-from kilo.kgctl.clusterplan import PeerChange, View, find_strangers, list_own, plan_link
+from kilo.kgctl.clusterplan import (
+    PeerChange,
+    View,
+    diff_peers,
+    find_strangers,
+    is_own,
+    list_own,
+    plan_link,
+)
 from kilo.kgctl.connection import News
+from kilo.mesh.model import Snapshot
 from kilo.retrying import back_off
 
 RESYNC_SECONDS = 30.0
 """How soon a mirror that somebody else has changed is put right."""
 LAST_PASS_SECONDS = 20.0
 """How long an end lets a pass that has begun come to its own."""
+UNLISTED = "services and endpointslices may not be listed there"
 
 Say = Callable[[str], None]
 Change = PeerChange | ObjectChange
@@ -93,22 +106,33 @@ async def link_once(link: str, one: End, other: End, scribe: Scribe, tell: Say) 
         failures += await scribe.write(end, _pick(plan.changes, end))
     for place, target in enumerate((other, one)):
         wanted, unmirrored = make_mirrors(link, views[place], services[place])
-        changes = await plan_mirrors(target, wanted)
-        failures += [*unmirrored, *await scribe.write(target, changes)]
+        failures += [*unmirrored, *await mirror(link, target, wanted, scribe)]
     return failures
 
 
-async def unlink(link: str, end: End, scribe: Scribe) -> list[str]:
+async def unlink(link: str, end: End, scribe: Scribe, tell: Say) -> list[str]:
     """Take out of one end all that the link has made there; why what failed has failed."""
     try:
-        peers = list_own(link, (await end.backend.snapshot()).peers)
-        changes: list[Change] = [
-            PeerChange(label=end.label, name=name, peer=None) for name in sorted(peers)
-        ]
-        changes += await plan_mirrors(end, ())
+        snapshot = await end.backend.snapshot()
+        mirrors = await end.cluster.list_mirrors() if end.cluster else []
     except KiloError as error:
         return [f"{end.label}: {error}"]
-    return await scribe.write(end, changes)
+    if mirrors is None:
+        # A link without Services needs no such rights: no failure, as a rule.
+        tell(f"{end.label}: {UNLISTED}: mirrors, if there are any, stay")
+    changes: list[Change] = [
+        *diff_peers(end.label, {}, list_own(link, snapshot.peers)),
+        *diff_objects(end.label, (), mirrors or ()),
+    ]
+    return [*_list_unread(link, end.label, snapshot), *await scribe.write(end, changes)]
+
+
+def _list_unread(link: str, label: str, snapshot: Snapshot) -> Iterator[str]:
+    """Peers of the link that are no peers any more, and so are not found to be taken away."""
+    for problem in snapshot.problems:
+        kind, _, name = problem.object.partition(" ")
+        if kind == "Peer" and is_own(link, name):
+            yield f"{label}: {problem}: kgctl delete peer {name}"
 
 
 def _pick(changes: Iterable[PeerChange], end: End) -> list[PeerChange]:
@@ -130,17 +154,29 @@ def make_mirrors(
     return wanted, reasons
 
 
-async def plan_mirrors(target: End, wanted: Sequence[Document]) -> list[ObjectChange]:
-    """What is to be written there for these to be the link's only ones."""
+async def mirror(link: str, target: End, wanted: Sequence[Document], scribe: Scribe) -> list[str]:
+    """Make these the link's only mirrors there; why what failed has failed. ``BackendError`` where
+    it may not be seen what is there.
+    """
     if target.cluster is None:
         return []
     held = await target.cluster.list_mirrors()
     if held is None and wanted:
-        raise BackendError(
-            f"{target.label}: services and endpointslices may not be listed there:"
-            " see examples/kubernetes/link.yaml"
-        )
-    return list(diff_objects(target.label, wanted, held or ()))
+        raise BackendError(f"{target.label}: {UNLISTED}: see examples/kubernetes/link.yaml")
+    taken = await _find_taken(target.cluster, wanted, held or ())
+    failures = [f"{target.label}: {describe_taken('Service', str(n), link)}" for n in taken]
+    kept = [document for document in wanted if find_service(document) not in taken]
+    changes = diff_objects(target.label, kept, held or ())
+    return [*failures, *await scribe.write(target, changes)]
+
+
+async def _find_taken(
+    cluster: Services, wanted: Iterable[Document], held: Iterable[Document]
+) -> list[ServiceName]:
+    """Services that somebody else has there under the name of a mirror: a slice would join them."""
+    own = set(map(identify, held))
+    services = (identify(document) for document in wanted if document["kind"] == "Service")
+    return [one[1] for one in services if one not in own and await cluster.is_taken(one[1])]
 
 
 # For as long as it takes.
@@ -219,8 +255,7 @@ class LinkLoop:
                 continue
             wanted, reasons = make_mirrors(self._link, views[place], services)
             unmirrored += reasons
-            changes = await plan_mirrors(target.end, wanted)
-            failures += await self._scribe.write(target.end, changes)
+            failures += await mirror(self._link, target.end, wanted, self._scribe)
         self._news.tell("service", unmirrored)
         self._news.tell("unheard service", errors)
         return failures

@@ -141,6 +141,21 @@ def identify(document: Document) -> tuple[str, ServiceName]:
     return document["kind"], ServiceName(metadata["namespace"], metadata["name"])
 
 
+def find_service(document: Document) -> ServiceName:
+    """The Service that it is, or whose slice it is: kube-proxies go by that label alone."""
+    metadata = document["metadata"]
+    name = metadata["labels"].get(SERVICE_LABEL, metadata["name"])
+    return ServiceName(metadata["namespace"], name)
+
+
+def describe_taken(kind: str, name: str, link: str) -> str:
+    """Why an object without the link's label stays as it is."""
+    return (
+        f"{kind} {name}: is there already, without the label {LINK_LABEL}={link}, so it is not"
+        " touched"
+    )
+
+
 def _is_equal(wanted: Document, held: Document) -> bool:
     """In what we write: a server adds fields of its own."""
     labels = held["metadata"].get("labels", {})

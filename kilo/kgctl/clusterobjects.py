@@ -14,7 +14,14 @@ from kilo.backends.kubernetes.client import MERGE_PATCH, ApiError, Client
 from kilo.backends.kubernetes.sources import ObjectSource
 from kilo.backends.listwatch import FOLLOWER, Collection
 from kilo.errors import BackendError
-from kilo.kgctl.clustermirror import LINK_LABEL, Document, ObjectChange, ServiceName
+from kilo.kgctl.clustermirror import (
+    LINK_LABEL,
+    Document,
+    ObjectChange,
+    ServiceName,
+    describe_taken,
+    find_service,
+)
 from kilo.mesh.model import Peer, Snapshot
 
 PEERS = f"/apis/{API_VERSION}/peers"
@@ -70,16 +77,19 @@ class LinkedCluster:
         await self._delete(f"{PEERS}/{name}", "Peer", name)
 
     async def _is_own(self, path: str) -> bool:
-        metadata = (await self._client.call("GET", path))["metadata"]
-        return bool(metadata.get("labels", {}).get(LINK_LABEL) == self._link)
+        return self._has_label(await self._client.call("GET", path))
+
+    def _has_label(self, document: Document) -> bool:
+        labels = document["metadata"].get("labels") or {}
+        return bool(labels.get(LINK_LABEL) == self._link)
 
     async def _delete(self, path: str, kind: str, name: str) -> None:
         """The very object that was looked at."""
         try:
-            found = (await self._client.call("GET", path))["metadata"]
-            if found.get("labels", {}).get(LINK_LABEL) != self._link:
+            found = await self._client.call("GET", path)
+            if not self._has_label(found):
                 raise _refuse(kind, name, self._link)
-            body = {"preconditions": {"uid": found["uid"]}}
+            body = {"preconditions": {"uid": found["metadata"]["uid"]}}
             await self._client.call("DELETE", path, body=body)
         except ApiError as error:
             if error.status != NOT_FOUND:
@@ -111,32 +121,58 @@ class LinkedCluster:
                 raise
             return None
 
-    async def change_mirror(self, change: ObjectChange) -> None:
-        """Write it; ``BackendError`` for one that is there and not the link's."""
-        path = await self._find_path(change)
-        name = change.service.name
-        if change.document is None:
-            await self._delete(f"{path}/{name}", change.kind, str(change.service))
-        elif change.held is None:
-            await self._create(path, change)
-        else:
-            await self._merge(f"{path}/{name}", change.document, change.held)
+    async def is_taken(self, name: ServiceName) -> bool:
+        """See the protocol."""
+        found = await self.read(name)
+        return found is not None and not self._has_label(found)
 
-    async def _create(self, path: str, change: ObjectChange) -> None:
-        body = change.document
+    async def change_mirror(self, change: ObjectChange) -> None:
+        """Write it; ``BackendError`` for one that is there and not the link's, and for a slice
+        whose Service is not.
+        """
+        path = await self._find_path(change)
+        name, document = change.service.name, change.document
+        if document is None:
+            await self._delete(f"{path}/{name}", change.kind, str(change.service))
+            return
+        if change.kind == "EndpointSlice":
+            await self._check_service(find_service(document))
+        if change.held is None:
+            await self._create(path, change, document)
+        else:
+            await self._merge(f"{path}/{name}", document, change.held)
+
+    async def _check_service(self, name: ServiceName) -> None:
+        """A slice would take a part of a Service's traffic away, whosever that is."""
+        service = await self.read(name)
+        if service is None:
+            raise BackendError(f"there is no Service {name}")
+        if not self._has_label(service):
+            raise _refuse("Service", str(name), self._link)
+
+    async def _create(self, path: str, change: ObjectChange, document: Document) -> None:
+        body = document
         if change.kind == "EndpointSlice":
             version = (await self._find_slices()).removeprefix("/apis/")
-            body = {"apiVersion": version, **(body or {})}
+            body = {"apiVersion": version, **body}
         try:
             await self._client.call("POST", path, body=body)
         except ApiError as error:
             if error.status == CONFLICT:
-                raise _refuse(change.kind, str(change.service), self._link) from error
+                await self._replace(f"{path}/{change.service.name}", change, document)
+                return
             if error.status == NOT_FOUND:
                 raise BackendError(
                     f"{change}: there is no namespace {change.service.namespace}"
                 ) from error
             raise
+
+    async def _replace(self, path: str, change: ObjectChange, document: Document) -> None:
+        """What has come meanwhile: another run of the same link may have been faster."""
+        found = await self._client.call("GET", path)
+        if not self._has_label(found):
+            raise _refuse(change.kind, str(change.service), self._link)
+        await self._merge(path, document, found)
 
     async def _merge(self, path: str, document: Document, held: Document) -> None:
         fields: Document = {
@@ -234,7 +270,4 @@ def _find_services(name: ServiceName) -> str:
 
 
 def _refuse(kind: str, name: str, link: str) -> BackendError:
-    return BackendError(
-        f"{kind} {name}: is there already, without the label {LINK_LABEL}={link}, so it is not"
-        " touched"
-    )
+    return BackendError(describe_taken(kind, name, link))

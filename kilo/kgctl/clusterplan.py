@@ -75,23 +75,24 @@ def plan_link(link: str, one: View, other: View) -> LinkPlan:
     changes: list[PeerChange] = []
     notes: list[str] = []
     for source, target in ((one, other), (other, one)):
-        notes += _list_problems(source)
+        notes += _list_problems(source, target)
         if not source.segments:
             notes.append(f"{source.label}: no node is ready there, and its peers stay as they are")
             continue
         wanted = make_peers(link, source, target)
         changes += diff_peers(target.label, wanted, list_own(link, target.survey.snapshot.peers))
-        notes += _list_shared_addresses(source, target)
+        notes += _list_shared_addresses(link, source, target)
     return LinkPlan(changes=tuple(changes), notes=tuple(notes))
 
 
-def _list_problems(view: View) -> Iterator[str]:
+def _list_problems(view: View, other: View) -> Iterator[str]:
     for problem in view.survey.snapshot.problems:
         yield f"{view.label}: {problem}"
     if is_cluster(view.survey.snapshot) and not view.survey.topology.settings.service_cidrs:
         yield (
-            f"{view.label}: its service CIDR is not known, so its Services are not reached: name it"
-            " by --service-cidr, or --to-service-cidr, or in the settings of the mesh"
+            f"{view.label}: its service CIDR is not known, so its Services are not reached, nor is"
+            f" it compared with what {other.label} has: name it by --service-cidr, or"
+            " --to-service-cidr, or in the settings of the mesh"
         )
 
 
@@ -125,7 +126,7 @@ def make_peers(link: str, source: View, target: View) -> dict[str, Peer]:
     held = list_own(link, target.survey.snapshot.peers)
     services = source.survey.topology.settings.service_cidrs
     carrier = choose_carrier(link, source, held)
-    shared = _find_shared(source, target)
+    shared = _find_shared(link, source, target)
     peers = {}
     for segment in source.segments:
         conf = describe_segment(source.survey.topology, segment)
@@ -249,16 +250,23 @@ def _list_endpoints(view: View) -> Iterator[tuple[IPNetwork, str]]:
             yield host_network(address), f"endpoint {node.endpoint} of node {node.name}"
 
 
-def _find_shared(source: View, target: View) -> set[IPNetwork]:
-    """Addresses of hosts that the other has too: private networks are alike everywhere."""
-    return {n for n, _ in _list_hosts(source)} & {n for n, _ in _list_hosts(target)}
+def _find_shared(link: str, source: View, target: View) -> dict[IPNetwork, str]:
+    """Addresses of hosts that the other has too, and as what, be it that a peer of it has them:
+    private networks are alike everywhere.
+    """
+    index = NetworkIndex((*_list_guests(target, link), *_list_hosts(target)))
+    found = ((network, index.find_overlap(network)) for network, _ in _list_hosts(source))
+    return {network: there[1] for network, there in found if there}
 
 
-def _list_shared_addresses(source: View, target: View) -> Iterator[str]:
-    shared = _find_shared(source, target)
+def _list_shared_addresses(link: str, source: View, target: View) -> Iterator[str]:
+    shared = _find_shared(link, source, target)
     for network, what in _list_hosts(source):
         if network in shared:
-            yield f"{source.label}: {what} is not reached through the link: {target.label} has it"
+            yield (
+                f"{source.label}: {what} is not reached through the link: {target.label} has it as"
+                f" {shared[network]}"
+            )
 
 
 def find_shared_keys(link: str, one: View, other: View) -> tuple[str, ...]:
@@ -287,12 +295,23 @@ def find_strangers(link: str, one: View, other: View) -> tuple[str, ...]:
     return (*_match_strangers(link, one, other), *_match_strangers(link, other, one))
 
 
-def _match_strangers(link: str, source: View, target: View) -> Iterator[str]:
-    # Not by their keys: all nodes of a mesh may have been replaced since.
-    index = NetworkIndex(_list_networks(source))
+def _knows(link: str, source: View, target: View) -> bool:
+    """Whether a peer of the link in ``target`` is a node of ``source``, be it ready or not."""
+    keys = {node.public_key for node in source.survey.snapshot.nodes}
     own = list_own(link, target.survey.snapshot.peers).values()
+    return any(peer.public_key in keys for peer in own)
+
+
+def _match_strangers(link: str, source: View, target: View) -> Iterator[str]:
+    own = list_own(link, target.survey.snapshot.peers).values()
+    if not own:
+        return
+    index = NetworkIndex(_list_networks(source))
     networks = [network for peer in own for network in peer.allowed_ips]
-    if networks and not any(map(index.find_overlap, networks)):
+    is_elsewhere = networks and not any(map(index.find_overlap, networks))
+    # Spokes of a hub may be numbered alike, so keys count too; but not those of one side alone: all
+    # nodes of a mesh that is linked may have been replaced since.
+    if is_elsewhere or not (_knows(link, source, target) or _knows(link, target, source)):
         yield (
             f"{target.label}: link {link} is there already, and with another mesh than"
             f" {source.label}: choose another --name, or kgctl cluster unlink first"

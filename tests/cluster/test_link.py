@@ -5,6 +5,7 @@ Nodes are objects whose stamps somebody renews; tests/lab/test_recipes.py has th
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -19,7 +20,10 @@ import pytest
 import yaml
 
 from kilo.backends.documents import make_node_document
-from kilo.errors import LabError
+from kilo.backends.kubernetes.client import Access, Client
+from kilo.errors import BackendError, LabError
+from kilo.kgctl.clustermirror import Document, ObjectChange, ServiceName, identify, make_mirror
+from kilo.kgctl.clusterobjects import LinkedCluster
 from kilo.lab.apicalls import MERGE_PATCH, RefusedError
 from kilo.lab.controlplane import ControlPlane
 from kilo.mesh.model import Endpoint
@@ -209,7 +213,7 @@ def test_leaders_are_each_others_peers_and_another_leader_is_followed(pair: Pair
 
 def test_a_peer_without_the_links_label_is_neither_changed_nor_deleted(pair: Pair) -> None:
     pair.clusters[1].put_peer(
-        "link.default.east", publicKey=str(make_key("mine")), allowedIPs=["10.4.9.9/32"]
+        "link.default.east", publicKey=str(make_key("a1")), allowedIPs=["10.4.9.9/32"]
     )
     pair.clusters[1].put_peer(
         "link.default.gone", publicKey=str(make_key("gone")), allowedIPs=["10.4.9.8/32"]
@@ -275,6 +279,10 @@ def test_named_services_are_mirrored_either_way_and_follow_their_source(pair: Pa
     again = pair.run("link", "--once", *words)
     assert again.stdout == ""
     assert pair.read_revisions() == made
+    assert pair.run("link", "--once").returncode == 0
+    assert read_mirror(one, "db") == ([], [], []), "who does not name it takes it away"
+    assert pair.run("link", "--once", "--to-service=default/db").returncode == 0
+    assert read_mirror(one, "db") == ([5432], [5432], [database])
     assert pair.run("unlink").returncode == 0
     assert read_mirror(one, "db") == ([], [], [])
     assert "db" in [item["metadata"]["name"] for item in list_services(other)]
@@ -289,15 +297,75 @@ def read_slices(cluster: Cluster) -> list[str]:
     return [item["metadata"]["name"] for item in items]
 
 
-def test_a_service_that_is_somebody_elses_is_left_as_it_is(pair: Pair) -> None:
+def test_a_service_that_is_somebody_elses_keeps_its_traffic(pair: Pair) -> None:
     one, other = pair.clusters
-    put_service(one, "web", 80)
-    put_service(other, "web", 8080)
-    before = list_services(other)
-    said = pair.run("link", "--once", "--service=default/web")
-    assert said.returncode == 1
-    assert "Service default/web: is there already, without the label" in said.stderr
-    assert list_services(other) == before
+    web, words = put_service(one, "web", 80), ("link", "--once", "--service=default/web")
+    slices = read_slices(other)
+
+    def take_the_name() -> None:
+        put_service(other, "web", 8080)
+        before = list_services(other)
+        said = pair.run(*words)
+        assert said.returncode == 1
+        assert "Service default/web: is there already, without the label" in said.stderr
+        assert list_services(other) == before
+        assert read_slices(other) == slices
+        other.plane.call("DELETE", f"{SERVICES}/web")
+
+    take_the_name()
+    assert pair.run(*words).returncode == 0
+    assert read_mirror(other, "web") == ([80], [80], [web])
+    # Who comes after the mirror does not inherit its slice.
+    other.plane.call("DELETE", f"{SERVICES}/web")
+    take_the_name()
+
+
+def write_mirror(kubeconfig: Path, *documents: Document) -> None:
+    """As by a run that has seen none of these there."""
+
+    async def write() -> None:
+        client = Client(Access(kubeconfig=str(kubeconfig)))
+        try:
+            for document in documents:
+                kind, name = identify(document)
+                change = ObjectChange(
+                    label="b", kind=kind, service=name, document=document, held=None
+                )
+                await LinkedCluster(client, "default").change_mirror(change)
+        finally:
+            await client.close()
+
+    asyncio.run(write())
+
+
+def make_web(*ports: int) -> tuple[Document, ...]:
+    """The mirror of a Service ``default/web``."""
+    spec = {"clusterIP": "10.43.0.7", "ports": list_ports(ports)}
+    source = {"metadata": {}, "spec": spec}
+    return make_mirror("default", ServiceName("default", "web"), source, networks("10.43.0.0/16"))
+
+
+def test_what_another_run_of_the_link_has_just_made_is_brought_up_to_date(pair: Pair) -> None:
+    write_mirror(pair.ways[1], *make_web(80))
+    assert read_mirror(pair.clusters[1], "web") == ([80], [80], ["10.43.0.7"])
+    made = pair.read_revisions()
+    write_mirror(pair.ways[1], *make_web(80))
+    assert pair.read_revisions() == made
+    write_mirror(pair.ways[1], *make_web(81))
+    assert read_mirror(pair.clusters[1], "web") == ([81], [81], ["10.43.0.7"])
+
+
+def test_a_slice_is_not_written_where_the_service_has_just_become_somebody_elses(
+    pair: Pair,
+) -> None:
+    _, piece = make_web(80)
+    slices = read_slices(pair.clusters[1])
+    with pytest.raises(BackendError, match="there is no Service default/web"):
+        write_mirror(pair.ways[1], piece)
+    put_service(pair.clusters[1], "web", 8080)
+    with pytest.raises(BackendError, match="Service default/web: is there already, without the"):
+        write_mirror(pair.ways[1], piece)
+    assert read_slices(pair.clusters[1]) == slices
 
 
 def test_what_changes_while_an_api_server_is_away_is_written_when_it_is_back(
@@ -366,12 +434,18 @@ def test_without_rights_to_services_a_cluster_is_linked_with_a_mesh_in_files(
     flags = (f"--kubeconfig={kubeconfig}", *there)
     said = run("link", "--once", *flags)
     assert said.returncode == 0, said.stderr
-    assert "its service CIDR is not known" in said.stderr
+    doubt = "its service CIDR is not known, so its Services are not reached, nor is it compared"
+    assert f"{kubeconfig}: {doubt} with what {rack} has" in said.stderr
     assert pair.peers(0)["link.default.node.r1"]["spec"]["publicKey"] == str(make_key("r1"))
     made = yaml.safe_load((rack / "peers" / "link.default.east.yaml").read_text())
     assert made["spec"]["publicKey"] == str(make_key("a1"))
     refused = run("link", "--once", *flags, "--service=default/kubernetes")
     assert refused.returncode == 1
     assert "403 Forbidden" in refused.stderr
-    assert run("unlink", *flags).returncode == 0
+    done = run("unlink", *flags)
+    assert done.returncode == 0
+    assert done.stderr == (
+        f"kgctl: {kubeconfig}: services and endpointslices may not be listed there: mirrors, if"
+        " there are any, stay\n"
+    )
     assert pair.peers(0) == {}

@@ -22,6 +22,7 @@ from kilo.kgctl.clustermirror import (
 from kilo.mesh.model import NodeReport, NodeSpec, PartialSettings
 from tests.builders import make_key, make_peer, make_report, make_spec, networks
 from tests.kgctl.site import PHONE, Said, Site, fill
+from tests.kgctl.site import REPORTS as NORTH_REPORTS
 
 SOUTH: Mapping[str, NodeSpec] = {
     "c1": make_spec(location="south", pod_subnets=networks("10.7.1.0/24")),
@@ -49,6 +50,18 @@ def south(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Site:
     fill(other, nodes=SOUTH, reports=REPORTS, peers=())
     other.put_settings(SETTINGS)
     return other
+
+
+def make_third(directory: Path, capsys: pytest.CaptureFixture[str], **others: Any) -> Site:
+    """A mesh of one node, ``d1``, which has nothing in common with either unless told."""
+    third = Site(directory, capsys)
+    directory.mkdir()
+    known = {"pods": "10.8.1.0/24", "subnet": "10.9.0.0/16", "host": "192.168.8.1/24"} | others
+    nodes = {"d1": make_spec(location="east", pod_subnets=networks(known["pods"]))}
+    report: NodeReport = make_report("d1", internal_ips=(known["host"],))
+    fill(third, nodes=nodes, reports=(report,), peers=())
+    third.put_settings(PartialSettings(subnets=networks(known["subnet"])))
+    return third
 
 
 def run(north: Site, south: Site, verb: str, *words: str) -> Said:
@@ -137,6 +150,39 @@ def test_unlinking_takes_away_what_that_link_has_made_and_nothing_else(
     assert (said.status, said.err) == (0, "")
     assert list_peers(north) == ["link.other.mine", "office", "phone"]
     assert list_peers(south) == []
+
+
+def test_a_broken_peer_of_the_link_is_told_of_when_it_is_unlinked(north: Site, south: Site) -> None:
+    link(north, south)
+    document = {"apiVersion": "kilo.squat.ai/v1alpha1", "kind": "Peer"}
+    for name in ("link.default.broken", "link.other.broken"):
+        metadata = {"name": name}
+        south.put(f"peers/{name}.yaml", document | {"metadata": metadata, "spec": {}})
+    said = run(north, south, "unlink")
+    assert (said.status, said.err.count("\n")) == (1, 1)
+    assert said.err.startswith(f"kgctl: {south.directory}: ")
+    assert "Peer link.default.broken: " in said.err
+    assert list_peers(north) == ["office", "phone"]
+    assert list_peers(south) == ["link.default.broken", "link.other.broken"]
+
+
+@pytest.mark.parametrize(("here", "there"), [("", "to-"), ("to-", "")])
+def test_an_end_is_unlinked_though_the_other_cannot_be_opened(
+    north: Site, south: Site, here: str, there: str
+) -> None:
+    link(north, south)
+    gone = north.directory / "gone.conf"
+    said = north.run(
+        "cluster",
+        "unlink",
+        f"--{here}backend=file",
+        f"--{here}directory={south.directory}",
+        f"--{there}backend=kubernetes",
+        f"--{there}kubeconfig={gone}",
+    )
+    assert list_peers(south) == []
+    assert (said.status, said.err.count("\n")) == (1, 1)
+    assert str(gone) in said.err
 
 
 def test_links_of_different_names_do_not_touch_each_other(north: Site, south: Site) -> None:
@@ -242,8 +288,39 @@ def test_hosts_with_the_same_private_address_are_left_out_and_told_of(
     assert "192.168.1.12/32" in read_peer(south, "link.default.north")["allowedIPs"]
     assert (
         f"{north.directory}: internal IP 192.168.1.11 of node a1 is not reached through the link:"
-        f" {south.directory} has it" in said.err
+        f" {south.directory} has it as internal IP 192.168.1.11 of node c1\n" in said.err
     )
+
+
+def test_hosts_whose_address_a_peer_of_the_other_has_are_left_out_and_told_of(
+    north: Site, south: Site
+) -> None:
+    there = make_report("c1", endpoint="203.0.113.31:51820", internal_ips=("192.168.77.5/24",))
+    south.put_report(there)
+    said = link(north, south)
+    assert said.status == 0
+    assert said.err == (
+        f"kgctl: {south.directory}: internal IP 192.168.77.5 of node c1 is not reached through the"
+        f" link: {north.directory} has it as allowed IP 192.168.77.0/24 of peer office\n"
+    )
+    allowed = read_peer(north, "link.default.south")["allowedIPs"]
+    assert "192.168.77.5/32" not in allowed
+    assert {"192.168.7.12/32", "10.7.1.0/24"} <= set(allowed)
+
+
+def test_of_two_links_the_first_keeps_an_address_that_hosts_of_both_have(
+    north: Site, south: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link(north, south, "--name=one")
+    third = make_third(tmp_path / "third", capsys, host="192.168.7.11/24")
+    said = link(north, third, "--name=two")
+    assert said.status == 0
+    assert "has it as allowed IP 192.168.7.11/32 of peer link.one.south\n" in said.err
+    assert "192.168.7.11/32" in read_peer(north, "link.one.south")["allowedIPs"]
+    assert "192.168.7.11/32" not in read_peer(north, "link.two.east")["allowedIPs"]
+    for other, name in ((south, "one"), (third, "two")):
+        again = link(north, other, f"--name={name}")
+        assert (again.status, again.out) == (0, "")
 
 
 def test_a_node_that_was_registered_by_hand_stands_in_the_way(north: Site, south: Site) -> None:
@@ -260,16 +337,41 @@ def test_a_name_that_is_taken_by_another_link_is_refused(
     north: Site, south: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     link(north, south)
-    third = Site(tmp_path / "third", capsys)
-    third.directory.mkdir()
-    nodes = {"d1": make_spec(location="east", pod_subnets=networks("10.8.1.0/24"))}
-    report: NodeReport = make_report("d1", internal_ips=("192.168.8.1/24",))
-    fill(third, nodes=nodes, reports=(report,), peers=())
-    third.put_settings(PartialSettings(subnets=networks("10.9.0.0/16")))
+    third = make_third(tmp_path / "third", capsys)
     said = link(north, third)
     assert (said.status, said.out) == (1, "")
     assert f"{north.directory}: link default is there already, and with another mesh" in said.err
     assert link(north, third, "--name=third").status == 0
+
+
+def test_a_name_is_taken_though_the_other_mesh_is_numbered_alike(
+    north: Site, south: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link(north, south)
+    held = read_peer(north, "link.default.south")
+    third = make_third(tmp_path / "third", capsys, pods="10.7.1.0/24", subnet="10.6.0.0/16")
+    for one, other in ((north, third), (third, north)):
+        said = link(one, other)
+        assert (said.status, said.out, said.err.count("\n")) == (1, "", 1)
+        assert f"{north.directory}: link default is there already, and with another" in said.err
+    assert list_peers(north) == ["link.default.south", "office", "phone"]
+    assert read_peer(north, "link.default.south") == held
+    assert list_peers(third) == []
+
+
+@pytest.mark.parametrize("renewed", ["south", "north"])
+def test_a_linked_mesh_is_followed_though_all_its_keys_are_new(
+    north: Site, south: Site, renewed: str
+) -> None:
+    link(north, south)
+    site, other = (south, north) if renewed == "south" else (north, south)
+    for report in REPORTS if renewed == "south" else NORTH_REPORTS:
+        site.put_report(replace(report, public_key=make_key(f"new {report.name}")))
+    said = link(north, south)
+    assert (said.status, said.err) == (0, "")
+    first = {"south": "c1", "north": "a1"}[renewed]
+    made = read_peer(other, f"link.default.{renewed}")
+    assert made["publicKey"] == str(make_key(f"new {first}"))
 
 
 def test_words_that_make_no_link_are_told_in_one_line(north: Site, south: Site) -> None:
