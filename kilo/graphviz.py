@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from kilo.errors import KiloError
 
@@ -31,8 +33,12 @@ MAX_EDGES = 50_000
 RENDER_SECONDS = 15.0
 """What one picture may take; layouts of some hundred nodes can take for ever."""
 
+MAX_WAITING = 4
+"""Who wait for a picture while another is drawn: each keeps one of the agent's connections."""
+
 # One picture at a time: a layout keeps a processor busy, and the host has other work.
 _turn = threading.Lock()
+_waiting = threading.BoundedSemaphore(MAX_WAITING)
 
 
 class GraphvizMissingError(KiloError):
@@ -53,23 +59,38 @@ def choose_layout(leaders: int, peers: int) -> str:
     return "circo" if count_edges(leaders, peers) <= CIRCO_EDGES else "twopi"
 
 
-def render_graph(dot: str, *, image_format: str, layout: str) -> bytes:
-    """The graph in one of ``FORMATS`` by one of ``LAYOUTS``; blocks, up to half a minute."""
+def render_graph(write: Callable[[], bytes], *, image_format: str, layout: str) -> bytes:
+    """The graph in one of ``FORMATS`` by one of ``LAYOUTS``; blocks, up to half a minute.
+
+    ``write`` gives it as DOT, and is called when there is a use for that.
+    """
     if image_format in TEXT_FORMATS:
-        return dot.encode()
-    if not _turn.acquire(timeout=RENDER_SECONDS):
+        return write()
+    with _taking_turns():
+        return _run(write(), f"-K{layout}", f"-T{image_format}")
+
+
+@contextmanager
+def _taking_turns() -> Iterator[None]:
+    if not _waiting.acquire(blocking=False):
+        raise GraphvizError("too many wait for a picture; try again later")
+    try:
+        has_turn = _turn.acquire(timeout=RENDER_SECONDS)
+    finally:
+        _waiting.release()
+    if not has_turn:
         raise GraphvizError("busy with another picture; try again later")
     try:
-        return _run(dot, f"-K{layout}", f"-T{image_format}")
+        yield
     finally:
         _turn.release()
 
 
-def _run(dot: str, *options: str) -> bytes:
+def _run(dot: bytes, *options: str) -> bytes:
     try:
         done = subprocess.run(  # noqa: S603 - options are from the two tables above
             ("dot", *options),  # noqa: S607 - wherever the operator's PATH has it
-            input=dot.encode(),
+            input=dot,
             capture_output=True,
             check=False,
             timeout=RENDER_SECONDS,

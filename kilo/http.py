@@ -6,6 +6,7 @@ Everything comes from ``Status``, which holds no secret.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
@@ -23,6 +24,7 @@ from kilo.graphviz import (
     render_graph,
 )
 from kilo.mesh.graph import draw_graph
+from kilo.mesh.topology import Topology
 from kilo.metrics import CONTENT_TYPE, write_metrics
 from kilo.page.document import Document, compose_document
 from kilo.serving import Answer, Limits, Page, Server, answer_page, say
@@ -53,7 +55,26 @@ def answer_metrics(status: Status, _query: Mapping[str, str]) -> Answer:
     return Answer(body=write_metrics(status), content_type=CONTENT_TYPE)
 
 
-def answer_graph(status: Status, query: Mapping[str, str]) -> Answer:
+class GraphText:
+    """The mesh as DOT, one text for all who read it; may be asked for from any thread.
+
+    That of 600 segments has up to 12 MB, and keeps a processor busy for a quarter of a second.
+    """
+
+    def __init__(self) -> None:
+        self._drawing = threading.Lock()
+        self._last: tuple[Topology, bytes] | None = None
+
+    def write(self, topology: Topology) -> bytes:
+        """The text; the last one, while the mesh is the very same."""
+        with self._drawing:
+            if self._last is None or self._last[0] is not topology:
+                self._last = None  # its memory is free before the next is drawn
+                self._last = topology, draw_graph(topology).encode()
+            return self._last[1]
+
+
+def answer_graph(status: Status, text: GraphText, query: Mapping[str, str]) -> Answer:
     """The mesh as a picture, ``?format=svg&layout=circo`` unless asked otherwise; a mesh that is
     too large for ``circo`` by ``twopi``.
     """
@@ -63,16 +84,18 @@ def answer_graph(status: Status, query: Mapping[str, str]) -> Answer:
     layout = query.get("layout", choose_layout(*size))
     for name, value, known in (("format", image_format, FORMATS), ("layout", layout, LAYOUTS)):
         if value not in known:
-            text = f"{name} {value!r}: possible values are {', '.join(known)}"
-            return say(text, HTTPStatus.BAD_REQUEST)
+            told = f"{name} {value!r}: possible values are {', '.join(known)}"
+            return say(told, HTTPStatus.BAD_REQUEST)
     if topology is None:
         return say("the mesh is not known yet", HTTPStatus.SERVICE_UNAVAILABLE)
     edges = count_edges(*size)
     if edges > MAX_EDGES and image_format not in TEXT_FORMATS:
-        text = f"/graph: {edges} lines are too many for a picture; {INSTEAD}"
-        return say(text, HTTPStatus.SERVICE_UNAVAILABLE)
+        told = f"/graph: {edges} lines are too many for a picture; {INSTEAD}"
+        return say(told, HTTPStatus.SERVICE_UNAVAILABLE)
     try:
-        image = render_graph(draw_graph(topology), image_format=image_format, layout=layout)
+        image = render_graph(
+            partial(text.write, topology), image_format=image_format, layout=layout
+        )
     except GraphvizMissingError as error:
         return say(f"/graph: {error}", HTTPStatus.NOT_IMPLEMENTED)
     except GraphvizError as error:
@@ -100,7 +123,6 @@ PAGES: Mapping[str, Callable[[Status, Mapping[str, str]], Answer]] = MappingProx
         "/health": answer_health,
         "/ready": answer_ready,
         "/metrics": answer_metrics,
-        "/graph": answer_graph,
     }
 )
 
@@ -112,6 +134,7 @@ class StatusServer(Server):
         self, listen: str, status: Status, *, request_seconds: float = REQUEST_SECONDS
     ) -> None:
         pages: dict[str, Page] = {path: partial(page, status) for path, page in PAGES.items()}
+        pages["/graph"] = partial(answer_graph, status, GraphText())
         self.document = StatusDocument(status)
         pages["/status"] = partial(answer_status, self.document)
         pages["/"] = partial(answer_people, compose_document())

@@ -35,7 +35,7 @@ class Limits:
     """What all clients together, or one connection, may take."""
 
     connections: int = 64
-    """More at once are closed unheard: each costs a thread."""
+    """Each costs a thread: one more, and the one that has dawdled longest is hung up on."""
     request_seconds: float = 45.0
     """From the connection until the last byte of the answer."""
     body_bytes: int = 0
@@ -193,16 +193,52 @@ class _ThreadingServer(socketserver.ThreadingTCPServer):
         self.respond = respond
         self.limits = limits
         self._security = security
-        self._deadlines: dict[socket.socket, float] = {}
+        # What follows is changed and copied in several threads, by who holds ``_done``.
         self._done = threading.Condition()
+        self._deadlines: dict[socket.socket, float] = {}
+        """The oldest connection first."""
+        self._heard: set[socket.socket] = set()
+        """Those of them that have sent a whole request."""
+        self._leaving: set[socket.socket] = set()
+        """Hung up on to make room, while their threads have yet to notice."""
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Give the connection a thread, if there is one left."""
-        if len(self._deadlines) >= self.limits.connections:
+        """Give the connection a thread."""
+        if not self._make_room():
             self.shutdown_request(request)
             return
-        self._deadlines[request] = time.monotonic() + self.limits.request_seconds
+        with self._done:
+            self._deadlines[request] = time.monotonic() + self.limits.request_seconds
         super().process_request(request, client_address)
+
+    def _make_room(self) -> bool:
+        """Hang up on the oldest, not the newest: that may be the probe which decides on restarts.
+
+        False only while as many threads as there may be connections are ending.
+        """
+        with self._done:
+            if len(self._deadlines) < self.limits.connections:
+                return True
+            if len(self._leaving) >= self.limits.connections:
+                return False
+            silent = (one for one in self._deadlines if one not in self._heard)
+            oldest = next(silent, next(iter(self._deadlines)))
+            self._forget(oldest)
+            self._leaving.add(oldest)
+            _hang_up(oldest)
+            return True
+
+    def _forget(self, connection: socket.socket) -> None:
+        """Called by who holds ``_done``."""
+        self._deadlines.pop(connection, None)
+        self._heard.discard(connection)
+        self._leaving.discard(connection)
+
+    def note_request(self, connection: socket.socket) -> None:
+        """It has sent all that it wants to know: who has not makes room first."""
+        with self._done:
+            if connection in self._deadlines:
+                self._heard.add(connection)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """In the connection's own thread, so that no handshake holds up another client."""
@@ -211,12 +247,20 @@ class _ThreadingServer(socketserver.ThreadingTCPServer):
             return
         request.settimeout(IDLE_SECONDS)
         secured = self._security.wrap(request)
-        self._deadlines[secured] = self._deadlines.pop(request)
         try:
-            self._shake_hands(secured, self._security)
-            super().finish_request(secured, client_address)
+            if self._replace(request, secured):
+                self._shake_hands(secured, self._security)
+                super().finish_request(secured, client_address)
         finally:
             self.shutdown_request(secured)
+
+    def _replace(self, plain: socket.socket, secured: socket.socket) -> bool:
+        """False where the plain one has been hung up on meanwhile."""
+        with self._done:
+            deadline = self._deadlines.pop(plain, None)
+            if deadline is not None:
+                self._deadlines[secured] = deadline
+            return deadline is not None
 
     def _shake_hands(self, connection: ssl.SSLSocket, security: Security) -> None:
         try:
@@ -229,15 +273,16 @@ class _ThreadingServer(socketserver.ThreadingTCPServer):
         """The connection is done with."""
         super().shutdown_request(request)
         with self._done:
-            self._deadlines.pop(request, None)
+            self._forget(request)
             self._done.notify_all()
 
     def service_actions(self) -> None:
         """Called at every poll: cut off who trickles in a byte now and then to hold a thread."""
         now = time.monotonic()
-        for request, deadline in tuple(self._deadlines.items()):
-            if deadline < now:
-                _hang_up(request)
+        with self._done:
+            overdue = [one for one, deadline in self._deadlines.items() if deadline < now]
+        for connection in overdue:
+            _hang_up(connection)
 
     def drain(self) -> None:
         """Wait for the connections that are left, as long as they may take."""
@@ -304,6 +349,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._answer(body)
 
     def _answer(self, body: bytes) -> None:
+        self.server.note_request(self.connection)
         request = Request(
             method=self.command,
             target=self.path,

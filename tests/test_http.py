@@ -1,6 +1,7 @@
 """What an agent tells over HTTP, asked through real sockets."""
 
 import contextlib
+import fcntl
 import http.client
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +18,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from kilo.errors import ConfigError
-from kilo.graphviz import choose_layout
-from kilo.http import StatusServer
+from kilo.graphviz import MAX_WAITING, choose_layout
+from kilo.http import GraphText, StatusServer, answer_graph
 from kilo.listening import open_listener, parse_listen
 from kilo.mesh.model import Node, NodeSpec, Settings, Snapshot
 from kilo.mesh.state import DataplaneState, PeerStats, WireGuardPeer
@@ -278,6 +280,38 @@ def test_a_graphviz_that_fails_is_passed_on(
     assert (reply.status, reply.text) == (503, "/graph: Error: out of ink\n")
 
 
+def test_the_graph_as_text_is_drawn_once_for_all_who_read_it(status: Status) -> None:
+    status.topology = make_topology("berlin", "paris")
+    text = GraphText()
+
+    def read(_number: int = 0) -> bytes:
+        return answer_graph(status, text, {"format": "dot"}).body
+
+    with ThreadPoolExecutor(8) as readers:
+        first, *others = readers.map(read, range(32))
+    assert all(other is first for other in others)
+    status.topology = make_topology("berlin", "rome")
+    assert (b"rome" in first, b"rome" in read()) == (False, True)
+
+
+def test_who_comes_when_many_wait_for_a_picture_is_told_so_at_once(
+    server: StatusServer, status: Status, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, program = tmp_path / "gate", tmp_path / "dot"
+    program.write_text(f"#!/bin/sh\nexec flock --shared {gate} echo drawn\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    status.topology = make_topology("berlin")
+    with ThreadPoolExecutor(MAX_WAITING + 2) as clients:
+        with gate.open("w") as closed:
+            fcntl.flock(closed, fcntl.LOCK_EX)
+            replies = [clients.submit(ask, server, "/graph") for _ in range(MAX_WAITING + 2)]
+            done, _ = wait(replies, timeout=ANSWER_SECONDS, return_when=FIRST_COMPLETED)
+            refused = {(one.result().status, one.result().text) for one in done}
+        assert refused == {(503, "/graph: too many wait for a picture; try again later\n")}
+        assert "drawn\n" in {one.result().text for one in replies}
+
+
 # Connections
 
 
@@ -333,15 +367,18 @@ def test_clients_that_say_nothing_hold_up_no_other(server: StatusServer) -> None
         assert ask(server, "/health").status == 200
 
 
-def test_more_connections_than_there_are_threads_for_are_closed(server: StatusServer) -> None:
+def test_clients_that_say_nothing_silence_no_probe_however_many_they_are(
+    server: StatusServer,
+) -> None:
     address = ("127.0.0.1", server.port)
     with contextlib.ExitStack() as stack:
         clients = [
             stack.enter_context(socket.create_connection(address, timeout=ANSWER_SECONDS))
             for _ in range(MAX_CONNECTIONS + 1)
         ]
-        with contextlib.suppress(ConnectionResetError):
-            assert clients[-1].recv(1) == b""
+        assert ask(server, "/health").status == 200
+        for hung_up in clients[:2]:
+            assert hung_up.recv(1) == b""
 
 
 def test_a_client_that_trickles_in_its_request_is_cut_off(status: Status) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 ACCEPT, DROP, OTHER = "accept", "drop", ""
@@ -80,13 +79,19 @@ def read_saved(saved: str, port: int) -> Chains:
 
 
 def _judge_words(words: list[str], port: int) -> Verdict:
-    given = dict(pairwise(words))
+    given = _list_given(words)
     target = given.get("-j") or given.get("-g") or ""
     if _words_exclude(given, port):
         return Verdict()
     decision = {"ACCEPT": ACCEPT, "DROP": DROP, "REJECT": DROP}.get(target, OTHER)
     goes_on = "" if decision or target in ("RETURN", "LOG") else target
     return Verdict(decision=decision, unconditional=words[:1] == ["-j"], target=goes_on)
+
+
+def _list_given(words: list[str]) -> dict[str, str]:
+    """Options and their values, but for those that ``!`` negates: they may let much in."""
+    triples = zip(["", *words], words, words[1:], strict=False)
+    return {option: value for before, option, value in triples if before != "!"}
 
 
 def _words_exclude(given: Mapping[str, str], port: int) -> bool:
@@ -104,7 +109,7 @@ def _words_exclude(given: Mapping[str, str], port: int) -> bool:
 def _covers(ports: str, port: int) -> bool:
     low, colon, high = ports.partition(":")
     if not (low + high).isdigit():
-        return True  # a service's name, or "! --dport"
+        return True  # a service's name
     return int(low or 0) <= port <= int(high or 65535) if colon else int(low) == port
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
@@ -37,6 +38,7 @@ from kilo.mesh.state import ENCAPSULATION_TABLE
 from kilo.mesh.view import RenderOptions
 
 LOCKS = Path("/proc/locks")
+PROCESS = Path("/proc/self")
 STATIC = 4
 """RTPROT_STATIC: the administrator's routes, and those of Kilo's own agent (spec section 5)."""
 RTM_GETRULE = 34
@@ -61,14 +63,29 @@ def find_holder(state: Path) -> str:
     """
     path = state / "agent.lock"
     try:
-        number = path.stat().st_ino
-        locks = LOCKS.read_text(encoding="ascii")
-        is_held = re.search(rf"FLOCK .* [0-9a-f]+:[0-9a-f]+:{number} ", locks)
+        file = rf"{_find_device(path) or '[0-9a-f]+:[0-9a-f]+'}:{path.stat().st_ino}"
+        is_held = re.search(rf"FLOCK .* {file} ", LOCKS.read_text(encoding="ascii"))
         return (path.read_text(errors="replace").strip() or "unknown") if is_held else ""
     except FileNotFoundError:
         return ""
     except OSError as error:
         raise UnseenError(f"{path}: {error.strerror}") from error
+
+
+def _find_device(path: Path) -> str:
+    """What the list of locks calls the device that a file is on; empty where it cannot be told.
+
+    Of its mount, for ``stat`` tells another one for each subvolume of btrfs.
+    """
+    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        info = (PROCESS / "fdinfo" / str(descriptor)).read_text(encoding="ascii")
+    finally:
+        os.close(descriptor)
+    mount = re.search(r"^mnt_id:\s*(\d+)$", info, re.MULTILINE)
+    mounts = (PROCESS / "mountinfo").read_text(errors="replace")
+    found = mount and re.search(rf"^{mount[1]} \d+ (\d+):(\d+) ", mounts, re.MULTILINE)
+    return f"{int(found[1]):02x}:{int(found[2]):02x}" if found else ""
 
 
 async def look_at_agent(state: Path, address: str, ask: Callable[[str], AgentView | None]) -> Agent:

@@ -65,6 +65,13 @@ SAVED: Mapping[str, bool] = {
     "-N users;-A INPUT -p tcp -j users;-A users -j ACCEPT;-P INPUT DROP": True,
     "-A INPUT -p udp --dport 53 -j ACCEPT;-A INPUT -j REJECT": True,
     "-A INPUT -p udp --dport 53 -j DROP": False,
+    "-A INPUT ! -i lo -j ACCEPT;-P INPUT DROP": False,
+    "-A INPUT ! -p tcp -j ACCEPT;-P INPUT DROP": False,
+    "-A INPUT -p udp ! --dport 53 -j ACCEPT;-P INPUT DROP": False,
+    "-A INPUT -p udp -m multiport ! --dports 53,123 -j ACCEPT;-P INPUT DROP": False,
+    "-A INPUT -m conntrack ! --ctstate INVALID -j ACCEPT;-P INPUT DROP": False,
+    "-A INPUT -p tcp ! -i lo -j ACCEPT;-P INPUT DROP": True,
+    "-A INPUT ! -i lo -j DROP": False,
 }
 """Words of iptables, in their order -> likewise."""
 

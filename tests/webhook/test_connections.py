@@ -55,7 +55,7 @@ async def test_who_does_not_speak_tls_is_hung_up_on(site: Site) -> None:
 async def test_clients_that_do_not_shake_hands_hold_up_no_other(site: Site) -> None:
     address = (HOST, site.webhook.server.port)
     with contextlib.ExitStack() as stack:
-        for _ in range(LIMITS.connections // 2):
+        for _ in range(LIMITS.connections):
             stack.enter_context(socket.create_connection(address, timeout=ANSWER_SECONDS))
         assert (await site.post(GOOD)).status == 200
 
