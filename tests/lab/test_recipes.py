@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -97,13 +97,17 @@ def ask_to_lead(side: Side, node: str, *, wanted: str | None) -> None:
 
 def read_made(side: Side) -> dict[str, str]:
     """Path -> revision, of all that a link makes in a cluster."""
-    items = {path: side.plane.call("GET", path)["items"] for path in (PEERS, SERVICES, SLICES)}
     return {
-        f"{path}/{item['metadata']['name']}": item["metadata"]["resourceVersion"]
-        for path, found in items.items()
-        for item in found
+        f"{path}/{item['metadata']['name']}": read_revision(item["metadata"])
+        for path in (PEERS, SERVICES, SLICES)
+        for item in side.plane.call("GET", path)["items"]
         if item["metadata"]["name"] != "kubernetes"
     }
+
+
+def read_revision(metadata: Mapping[str, object]) -> str:
+    """Of what is wanted, where the server counts that: agents write a Peer's status meanwhile."""
+    return f"{metadata['uid']} {metadata.get('generation') or metadata['resourceVersion']}"
 
 
 def test_one_command_does_the_same_and_follows_another_leader(pair: Pair, tmp_path: Path) -> None:
