@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import os
-import pty
-import re
 import shutil
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Self
 
 import pytest
 
 from kilo.kgctl.completing import PATIENCE, list_lines
 from kilo.kgctl.shells import SHELLS
 from tests.kgctl.site import Site
-
-LIMIT_SECONDS = 90.0
-COLOURS = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]|\x08|\r|\x07")
+from tests.kgctl.terminal import KGCTL, LIMIT_SECONDS, Terminal
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +33,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(words: list[str], environ: Mapping[str, str] | None = None) -> str:
     """What ``kgctl`` prints; it must end with 0 and complain of nothing."""
     done = subprocess.run(
-        [sys.executable, "-m", "kilo.kgctl", *words],
+        [*KGCTL, *words],
         env=os.environ | dict(environ or {}),
         capture_output=True,
         text=True,
@@ -126,46 +120,6 @@ def test_a_store_that_says_nothing_ends_it_all_the_same(deaf: int, kind: str) ->
     assert run(["__complete", f"--backend={kind}", flag, "get", "nodes", ""]) == ""
 
 
-class Shell:
-    """A shell before a terminal, which knows how to complete ``kgctl``."""
-
-    def __init__(self, words: list[str], programs: Path, environ: Mapping[str, str]) -> None:
-        self._ours, theirs = pty.openpty()
-        path = {"PATH": f"{programs}:{os.environ['PATH']}", "TERM": "dumb", "PS1": "$ "}
-        self._process = subprocess.Popen(
-            words,
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            env={**os.environ, **path, **environ},
-            start_new_session=True,
-        )
-        os.close(theirs)
-        self._deadline = threading.Timer(LIMIT_SECONDS, self._process.kill)
-
-    def __enter__(self) -> Self:
-        self._deadline.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._deadline.cancel()
-        self._process.kill()
-        self._process.wait()
-        os.close(self._ours)
-
-    def type(self, text: str) -> None:
-        os.write(self._ours, text.encode())
-
-    def read_until(self, text: str) -> None:
-        """What it shows until the text has come; fails if it ends before."""
-        shown = b""
-        while text.encode() not in COLOURS.sub(b"", shown):
-            try:
-                shown += os.read(self._ours, 65536)
-            except OSError as error:  # of a terminal whose shell has ended
-                raise AssertionError(f"ended without {text!r}: {shown!r}") from error
-
-
 SETUPS = {
     "bash": (["bash", "--norc", "--noprofile", "-i"], ""),
     "zsh": (["zsh", "-f", "-i"], "autoload -Uz compinit; compinit -u -D; "),
@@ -188,7 +142,8 @@ def test_a_tab_completes_the_line(
     words, setup = SETUPS[shell]
     if shutil.which(shell) is None:
         pytest.fail(f"{shell} is not installed; make test installs it")
-    with Shell(words, programs, point_at(site)) as terminal:
+    path = {"PATH": f"{programs}:{os.environ['PATH']}", "TERM": "dumb", "PS1": "$ "}
+    with Terminal(words, {**os.environ, **path, **point_at(site)}) as terminal:
         terminal.type(f"{setup}source {programs / shell}; echo rea''dy\n")
         terminal.read_until("ready")
         terminal.type(typed)

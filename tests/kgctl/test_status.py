@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
-import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Self
 
 import pytest
 
@@ -28,9 +22,8 @@ from kilo.status import Repair, Status
 from kilo.statuspage import describe_status
 from tests.builders import make_key, make_report, networks
 from tests.kgctl.site import PHONE, Site
+from tests.kgctl.terminal import KGCTL, Terminal
 from tests.mesh.fleets import make_node, make_peer
-
-LIMIT_SECONDS = 60.0
 
 
 def make_status(*, handshake_seconds_ago: float | None = 12.0) -> Status:
@@ -201,7 +194,7 @@ def test_on_a_terminal_the_age_of_handshakes_shows_by_colour(
     status = make_status(handshake_seconds_ago=seconds_ago)
     with (
         StatusServer("127.0.0.1:0", status) as server,
-        Terminal("status", f"--agent=127.0.0.1:{server.port}") as terminal,
+        start_kgctl("status", f"--agent=127.0.0.1:{server.port}") as terminal,
     ):
         text = terminal.read_until("10.5.0.1/32")
     assert f"{colour}location:west" in text
@@ -210,7 +203,7 @@ def test_on_a_terminal_the_age_of_handshakes_shows_by_colour(
 def test_no_colour_is_shown_to_who_wants_none() -> None:
     with StatusServer("127.0.0.1:0", make_status()) as server:
         words = ("status", f"--agent=127.0.0.1:{server.port}")
-        with Terminal(*words, environ={"NO_COLOR": "1"}) as terminal:
+        with start_kgctl(*words, environ={"NO_COLOR": "1"}) as terminal:
             assert "\x1b" not in terminal.read_until("10.5.0.1/32")
 
 
@@ -219,7 +212,7 @@ def test_it_can_be_watched_though_the_agent_restarts(status: Status) -> None:
     listen = f"127.0.0.1:{port}"
     with (
         StatusServer(listen, status) as server,
-        Terminal("status", "--watch", f"--agent={listen}") as terminal,
+        start_kgctl("status", "--watch", f"--agent={listen}") as terminal,
     ):
         terminal.read_until("agent of node a: ready")
         server.stop()
@@ -229,51 +222,6 @@ def test_it_can_be_watched_though_the_agent_restarts(status: Status) -> None:
             terminal.read_until("s: as good as new")
         terminal.interrupt()
         assert terminal.wait() == 130
-
-
-class Terminal:
-    """``kgctl`` as a person runs it, before a screen."""
-
-    def __init__(self, *words: str, environ: dict[str, str] | None = None) -> None:
-        self._ours, theirs = pty.openpty()
-        clean = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "kilo.kgctl", *words],
-            stdin=theirs,
-            stdout=theirs,
-            stderr=theirs,
-            env=clean | (environ or {}),
-            start_new_session=True,
-        )
-        os.close(theirs)
-        self._deadline = threading.Timer(LIMIT_SECONDS, self._process.kill)
-
-    def __enter__(self) -> Self:
-        self._deadline.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._deadline.cancel()
-        self._process.kill()
-        self._process.wait()
-        os.close(self._ours)
-
-    def read_until(self, text: str) -> str:
-        """What it shows until the text has come; fails if it ends before."""
-        shown = ""
-        while text not in shown:
-            try:
-                shown += os.read(self._ours, 65536).decode()
-            except OSError as error:  # of a terminal whose program has ended
-                raise AssertionError(f"ended without {text!r}: {shown}") from error
-        return shown
-
-    def interrupt(self) -> None:
-        """Ctrl-C."""
-        self._process.send_signal(signal.SIGINT)
-
-    def wait(self) -> int:
-        return self._process.wait(LIMIT_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -294,3 +242,9 @@ def test_granularity_of_the_flag_counts_for_a_store(site: Site) -> None:
     told = json.loads(site.ask("status", "-o", "json", "--mesh-granularity=cross").out)
     assert told["mesh"]["granularity"] == Granularity.CROSS
     assert told["agent"] is None
+
+
+def start_kgctl(*words: str, environ: dict[str, str] | None = None) -> Terminal:
+    """Colours are not refused, unless ``environ`` does."""
+    clean = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
+    return Terminal([*KGCTL, *words], clean | (environ or {}))

@@ -258,3 +258,16 @@ def make_peer(name: str, key: str, *networks: str) -> str:
             "spec": spec,
         }
     )
+
+
+def make_nodes(specs: Mapping[str, Mapping[str, object]]) -> str:
+    """Nodes' documents, each with its fields."""
+    return yaml.safe_dump_all(
+        {
+            "apiVersion": "kilo.squat.ai/v1alpha1",
+            "kind": "Node",
+            "metadata": {"name": name},
+            "spec": dict(spec),
+        }
+        for name, spec in specs.items()
+    )

@@ -31,7 +31,7 @@ from kilo.lab.planefiles import PlaneFiles
 from kilo.mesh.model import Node
 from tests.builders import interfaces, make_spec, networks
 from tests.lab.conftest import write_directory
-from tests.lab.meshes import wait_ready, wait_until
+from tests.lab.meshes import make_nodes, wait_ready, wait_until
 
 LAB = """
 networks:
@@ -46,17 +46,12 @@ hosts:
   store2: {agent: false, networks: {internet: 198.51.100.201}}
   laptop: {agent: false, networks: {internet: 198.51.100.50}}
 """
-MESH = """
-apiVersion: kilo.squat.ai/v1alpha1
-kind: Node
-metadata: {name: a1}
-spec: {location: east, podSubnets: [10.2.11.0/24]}
----
-apiVersion: kilo.squat.ai/v1alpha1
-kind: Node
-metadata: {name: a2}
-spec: {location: east, podSubnets: [10.2.12.0/24]}
-"""
+MESH = make_nodes(
+    {
+        "a1": {"location": "east", "podSubnets": ["10.2.11.0/24"]},
+        "a2": {"location": "east", "podSubnets": ["10.2.12.0/24"]},
+    }
+)
 PODS = {"a1": "10.2.11", "a2": "10.2.12", "c1": "10.7.11", "c2": "10.7.12"}
 """The first three bytes of each node's pod subnet."""
 POD_CIDRS = ("10.2.0.0/16", "10.7.0.0/16")

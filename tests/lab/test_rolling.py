@@ -18,7 +18,7 @@ from kilo.lab.lab import Lab
 from kilo.lab.pods import Pod
 from tests.lab.clusters import count_unfetched, read_annotations
 from tests.lab.conftest import write_directory
-from tests.lab.meshes import read_sessions, wait_ready, wait_until
+from tests.lab.meshes import make_nodes, read_sessions, wait_ready, wait_until
 from tests.lab.original import KILO, Originals, Site
 
 LAB = """
@@ -34,33 +34,6 @@ hosts:
   b2: {networks: {west: 192.168.2.12, internet: 198.51.100.22}}
   c1: {networks: {south: 192.168.3.11}}
 flags: [--cni, --clean-up=false]
-"""
-
-MESH = """
-apiVersion: kilo.squat.ai/v1alpha1
-kind: Node
-metadata: {name: a1}
-spec: {location: east, podSubnets: [10.2.11.0/24]}
----
-apiVersion: kilo.squat.ai/v1alpha1
-kind: Node
-metadata: {name: a2}
-spec: {location: east, podSubnets: [10.2.12.0/24]}
----
-apiVersion: kilo.squat.ai/v1alpha1
-kind: Node
-metadata: {name: b1}
-spec: {location: west, podSubnets: [10.2.21.0/24]}
----
-apiVersion: kilo.squat.ai/v1alpha1
-kind: Node
-metadata: {name: b2}
-spec: {location: west, podSubnets: [10.2.22.0/24]}
----
-apiVersion: kilo.squat.ai/v1alpha1
-kind: Node
-metadata: {name: c1}
-spec: {location: south, persistentKeepalive: 5, podSubnets: [10.2.31.0/24]}
 """
 
 SITES = (
@@ -105,6 +78,16 @@ SITES = (
     ),
 )
 """In the order of their segments, which gives the leaders their addresses."""
+MESH = make_nodes(
+    {
+        site.name: {
+            "location": site.location,
+            "persistentKeepalive": site.keepalive,
+            "podSubnets": [site.pods],
+        }
+        for site in SITES
+    }
+)
 ORDER = ("b2", "a1", "c1", "a2", "b1")
 """Half of a location ours, then a leader, then the one behind a NAT."""
 PAIRS = (

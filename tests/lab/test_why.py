@@ -19,7 +19,7 @@ from kilo.keyfile import generate_private_key, public_key
 from kilo.lab.host import Host
 from kilo.lab.lab import Lab
 from tests.lab.conftest import write_directory
-from tests.lab.meshes import make_peer, read_network, wait_ready, wait_until
+from tests.lab.meshes import make_nodes, make_peer, read_network, wait_ready, wait_until
 
 LAB = """
 networks:
@@ -34,41 +34,22 @@ hosts:
   home: {networks: {home: 192.168.50.11}}
 flags: ["--listen=:1107", --clean-up=false]
 """
-MESH = """
-apiVersion: kilo.squat.ai/v1alpha1
-kind: Node
-metadata: {name: a1}
-spec: {location: east, podSubnets: [10.2.11.0/24]}
----
-apiVersion: kilo.squat.ai/v1alpha1
-kind: Node
-metadata: {name: a2}
-spec: {location: east, podSubnets: [10.2.12.0/24]}
----
-apiVersion: kilo.squat.ai/v1alpha1
-kind: Node
-metadata: {name: b1}
-spec: {location: west, podSubnets: [10.2.21.0/24]}
----
-apiVersion: kilo.squat.ai/v1alpha1
-kind: Node
-metadata: {name: home}
-spec: {location: home, podSubnets: [10.2.41.0/24]}
----
-apiVersion: kilo.squat.ai/v1alpha1
-kind: Peer
-metadata: {name: phone}
-spec:
-  publicKey: GY5aT1N9dTR/nJnT1N2f4ClZWVj0jOAld0r8ysWLyjg=
-  allowedIPs: [10.5.0.1/32]
-"""
+NODES = make_nodes(
+    {
+        "a1": {"location": "east", "podSubnets": ["10.2.11.0/24"]},
+        "a2": {"location": "east", "podSubnets": ["10.2.12.0/24"]},
+        "b1": {"location": "west", "podSubnets": ["10.2.21.0/24"]},
+        "home": {"location": "home", "podSubnets": ["10.2.41.0/24"]},
+    }
+)
+PHONE = make_peer("phone", "GY5aT1N9dTR/nJnT1N2f4ClZWVj0jOAld0r8ysWLyjg=", "10.5.0.1/32")
 POD = "10.2.21.1"
 """Of b1."""
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    directory = write_directory(tmp_path_factory.mktemp("why") / "lab", LAB, MESH)
+    directory = write_directory(tmp_path_factory.mktemp("why") / "lab", LAB, f"{NODES}---\n{PHONE}")
     with Lab.up(directory, name=f"test-{os.getpid()}-why") as lab:
         for host in lab.agent_hosts:
             wait_ready(host)
