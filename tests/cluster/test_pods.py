@@ -36,6 +36,16 @@ PATCH_SECONDS = 60.0
 FORWARDING = "cat /proc/sys/net/ipv4/ip_forward"
 NETWORK = "ip -brief address; ip route show table all; ip rule; nft list ruleset"
 """All that agents change, as an administrator sees it."""
+SETTLED = """
+for link in eth0 far; do
+    for _ in $(seq 600); do
+        ip -6 address show dev $link -tentative | grep -q fe80: && continue 2
+        sleep 0.1
+    done
+    echo "the kernel still tries the address of $link" >&2; exit 1
+done
+"""
+"""The kernel adds a route for an address once it has tried it, which takes it some seconds."""
 WEBHOOK_NAME = "kilo-webhook.kube-system.svc"
 CONFLIST = "etc/cni/net.d/10-kilo.conflist"
 KUBECONFIG = """
@@ -79,6 +89,7 @@ def host(cluster: Cluster) -> Iterator[Host]:
             "ip address add 192.168.0.1/24 dev eth0 && ip link set eth0 up &&"
             "ip route add default via 192.168.0.254 && sysctl -qw net.ipv4.ip_forward=0"
         )
+        one.sh(SETTLED)
         server = find_server()
         stack.enter_context(
             Relay(
