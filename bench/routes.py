@@ -22,7 +22,8 @@ from typing import Any
 from pyroute2 import AsyncIPRoute
 
 from kilo.dataplane.nlsocket import run_with_socket
-from kilo.dataplane.routes import apply_routes, read_routes
+from kilo.dataplane.ownroutes import OwnRoutes
+from kilo.dataplane.routes import apply_routes
 from kilo.mesh.diff import Change
 from kilo.mesh.state import Route
 
@@ -103,7 +104,7 @@ async def run(count: int) -> None:
             ),
             (
                 "list",
-                await measure(run_with_socket(read_routes)),
+                await measure(run_with_socket(OwnRoutes().read)),
                 await measure(dump_pyroute2(ipr)),
             ),
             (

@@ -72,13 +72,6 @@ class RouteEntry:
     route: Route | None
 
 
-def read_routes(netlink: NetlinkSocket) -> frozenset[Route]:
-    """Ours, of all tables and both families. Raises ``DataplaneError``."""
-    names = read_link_names(netlink)
-    entries = dump_entries(netlink, names, protocol=ROUTE_PROTOCOL)
-    return frozenset(entry.route for entry in entries if entry.route is not None)
-
-
 def apply_routes(
     netlink: NetlinkSocket, steps: Sequence[Change], *, yielding: Collection[str] = ()
 ) -> list[DataplaneError]:

@@ -13,7 +13,8 @@ from typing import IO
 import pytest
 
 from kilo.dataplane.nlsocket import BATCH_MESSAGES, run_with_socket
-from kilo.dataplane.routes import apply_routes, read_routes
+from kilo.dataplane.ownroutes import OwnRoutes
+from kilo.dataplane.routes import apply_routes
 from kilo.errors import DataplaneError
 from kilo.mesh.diff import Change
 from kilo.mesh.state import Route
@@ -53,7 +54,8 @@ def make_addition(route: Route) -> Change:
 
 
 async def read() -> frozenset[Route]:
-    return await run_with_socket(read_routes)
+    routes, _ = await run_with_socket(OwnRoutes().read)
+    return routes
 
 
 async def test_thousands_are_added_read_changed_and_removed_at_once(link: str) -> None:
