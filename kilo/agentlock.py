@@ -14,6 +14,9 @@ from pathlib import Path
 
 from kilo.errors import ConfigError
 
+LOCK = "agent.lock"
+"""The file in the agent's directory."""
+
 
 @contextmanager
 def hold_lock(directory: Path, interface: str) -> Iterator[None]:
@@ -22,7 +25,7 @@ def hold_lock(directory: Path, interface: str) -> Iterator[None]:
     The kernel lets go of it when the process ends, however it ends. Only who holds it writes to
     the directory, so what an agent was writing there when it was killed is swept away first.
     """
-    path = directory / "agent.lock"
+    path = directory / LOCK
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -17,7 +17,7 @@ ADDRESS_HEADER = struct.Struct("=BBBBI")
 """``struct ifaddrmsg``: family, prefix length, flags, scope, index."""
 
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
-_SCOPE_LINK, _SCOPE_HOST = 253, 254
+_SCOPE_UNIVERSE, _SCOPE_LINK, _SCOPE_HOST = 0, 253, 254
 _TEMPORARY, _DAD_FAILED, _DEPRECATED, _TENTATIVE = 0x01, 0x08, 0x20, 0x40
 _UNFIT = _TEMPORARY | _DAD_FAILED | _DEPRECATED | _TENTATIVE
 """IPv6 only. In IPv4 the first bit means "secondary", which is as good as any."""
@@ -29,6 +29,8 @@ class AddressEntry:
 
     index: int
     interface: IPInterface
+    is_global: bool
+    """Of no narrower scope than the world; IPv6's ``site`` is one."""
     fit: bool
     """Whether others may be told of it: it is no temporary, tentative or failed one."""
 
@@ -52,7 +54,12 @@ def decode_address(body: memoryview) -> AddressEntry | None:
     # On a point-to-point link IFA_ADDRESS is the other end's.
     packed = bytes(attributes.get(IFA_LOCAL) or attributes.get(IFA_ADDRESS) or b"")
     fit = family == AF_INET or not flags & _UNFIT
-    return AddressEntry(index=index, interface=_make_interface(packed, length), fit=fit)
+    return AddressEntry(
+        index=index,
+        interface=_make_interface(packed, length),
+        is_global=scope == _SCOPE_UNIVERSE,
+        fit=fit,
+    )
 
 
 def _make_interface(packed: bytes, length: int) -> IPInterface:

@@ -8,9 +8,10 @@ nothing here has a state that could go stale.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from ipaddress import ip_network
+from typing import TypeVar
 
 from kilo.dataplane.addresses import read_address_entries
 from kilo.dataplane.links import find_link
@@ -28,15 +29,18 @@ from kilo.errors import DataplaneError
 from kilo.mesh.model import IPNetwork
 from kilo.mesh.state import Address, Link, Rule
 
+Result = TypeVar("Result")
+
 RULE_PROTOCOL = ROUTE_PROTOCOL
 RULE_PRIORITIES = range(11070, 11080)
 """Before table main's 32766. Ours take the first; the others are for when somebody else's same
 rule is there, which some kernels do not tell from ours."""
 
 _RTM_GETRULE = 34
-_RULE_HEADER = ROUTE_HEADER
+RULE_HEADER = ROUTE_HEADER
 """``struct fib_rule_hdr``: family, dst_len, src_len, tos, table, two unused, action, flags."""
-_FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY, _FRA_TABLE, _FRA_PROTOCOL = 1, 2, 3, 6, 15, 21
+FRA_TABLE, FRA_PROTOCOL = 15, 21
+_FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY = 1, 2, 3, 6
 _TO_TABLE = 1  # FR_ACT_TO_TBL: not a "goto", "blackhole" or "prohibit"
 
 
@@ -56,7 +60,7 @@ def _read_addresses(netlink: NetlinkSocket, link: str) -> frozenset[Address]:
     return frozenset(
         Address(link=link, interface=address.interface)
         for address in read_address_entries(netlink)
-        if entry is not None and address.index == entry.index
+        if entry is not None and address.index == entry.index and address.is_global
     )
 
 
@@ -66,23 +70,29 @@ async def read_rules() -> frozenset[Rule]:
 
 
 async def list_rules(families: Iterable[int] = tuple(METRICS)) -> list[tuple[Rule, int]]:
-    """Likewise, with their priorities; one that is there twice is listed twice.
-
-    None of a family that the kernel has no rules of: IPv6 may be switched off.
-    """
+    """Likewise, with their priorities; one that is there twice is listed twice."""
     return await run_with_socket(
-        lambda netlink: [rule for family in families for rule in _list_rules(netlink, family)]
+        lambda netlink: [*dump_rules(netlink, _decode_rule, families=families)]
     )
 
 
-def _list_rules(netlink: NetlinkSocket, family: int) -> list[tuple[Rule, int]]:
-    request = _RULE_HEADER.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
-    try:
-        return netlink.dump(_RTM_GETRULE, request, _decode_rule)
-    except KernelRefusalError as error:
-        if error.number != errno.EAFNOSUPPORT:
-            raise
-        return []
+def dump_rules(
+    netlink: NetlinkSocket,
+    decode: Callable[[memoryview], Result | None],
+    *,
+    families: Iterable[int] = tuple(METRICS),
+) -> Iterator[Result]:
+    """What ``decode`` makes of every rule, everybody's; None is left out.
+
+    None of a family that the kernel has no rules of: IPv6 may be switched off.
+    """
+    for family in families:
+        request = RULE_HEADER.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+        try:
+            yield from netlink.dump(_RTM_GETRULE, request, decode)
+        except KernelRefusalError as error:
+            if error.number != errno.EAFNOSUPPORT:
+                raise
 
 
 def _decode_rule(body: memoryview) -> tuple[Rule, int] | None:
@@ -90,10 +100,10 @@ def _decode_rule(body: memoryview) -> tuple[Rule, int] | None:
 
     Raises ``DataplaneError`` for a body that no kernel writes.
     """
-    family, length, source_length, _, table, _, _, action, _ = unpack(_RULE_HEADER, body)
-    attributes = parse_attributes(body, _RULE_HEADER.size)
+    family, length, source_length, _, table, _, _, action, _ = unpack(RULE_HEADER, body)
+    attributes = parse_attributes(body, RULE_HEADER.size)
     priority = read_u32(attributes[_FRA_PRIORITY]) if _FRA_PRIORITY in attributes else 0
-    is_ours = bytes(attributes.get(_FRA_PROTOCOL, b"")) == bytes([RULE_PROTOCOL])
+    is_ours = bytes(attributes.get(FRA_PROTOCOL, b"")) == bytes([RULE_PROTOCOL])
     if not is_ours or priority not in RULE_PRIORITIES or family not in METRICS:
         return None
     destination = _read_network(attributes.get(_FRA_DST), length)
@@ -101,7 +111,7 @@ def _decode_rule(body: memoryview) -> tuple[Rule, int] | None:
         return None
     rule = Rule(
         destination=destination,
-        table=read_u32(attributes[_FRA_TABLE]) if _FRA_TABLE in attributes else table,
+        table=read_u32(attributes[FRA_TABLE]) if FRA_TABLE in attributes else table,
         source=_read_network(attributes.get(_FRA_SRC), source_length),
         input_link=read_name(attributes.get(_FRA_IIFNAME, memoryview(b""))),
     )

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-import struct
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from kilo.agentlock import LOCK
 from kilo.daemonthread import run_in_daemon_thread
 from kilo.dataplane.iptables import Kind, list_families, save_rules
 from kilo.dataplane.iptables_rules import parse_saved
 from kilo.dataplane.links import find_link, read_link_names
-from kilo.dataplane.netlink import RULE_PROTOCOL
+from kilo.dataplane.netlink import (
+    FRA_PROTOCOL,
+    FRA_TABLE,
+    RULE_HEADER,
+    RULE_PROTOCOL,
+    dump_rules,
+)
 from kilo.dataplane.nftables import NFTables
 from kilo.dataplane.nlsocket import (
     NetlinkSocket,
@@ -23,7 +29,7 @@ from kilo.dataplane.nlsocket import (
     run_with_socket,
     unpack,
 )
-from kilo.dataplane.routes import METRICS, ROUTE_PROTOCOL, RouteEntry, dump_entries
+from kilo.dataplane.routes import ROUTE_PROTOCOL, RouteEntry, dump_entries
 from kilo.dataplane.tunnel import KIND, MARK
 from kilo.dataplane.wireguard_search import KINDS, find_interfaces
 from kilo.doctor.checking import UnseenError
@@ -41,10 +47,6 @@ LOCKS = Path("/proc/locks")
 PROCESS = Path("/proc/self")
 STATIC = 4
 """RTPROT_STATIC: the administrator's routes, and those of Kilo's own agent (spec section 5)."""
-RTM_GETRULE = 34
-RULE_HEADER = struct.Struct("=BBBBBBBBI")
-"""``struct fib_rule_hdr``: family, lengths, TOS, table, two unused, action, flags."""
-_FRA_TABLE, _FRA_PROTOCOL = 15, 21
 _OUR_SETS = "kilo-"
 """What the names of the sets begin with that rules of ours, and not of Kilo's, look into."""
 
@@ -61,7 +63,7 @@ def find_holder(state: Path) -> str:
 
     Read, not tried: an agent that starts at this moment would find it taken, by us.
     """
-    path = state / "agent.lock"
+    path = state / LOCK
     try:
         file = rf"{_find_device(path) or '[0-9a-f]+:[0-9a-f]+'}:{path.stat().st_ino}"
         is_held = re.search(rf"FLOCK .* {file} ", LOCKS.read_text(encoding="ascii"))
@@ -163,7 +165,7 @@ async def _list_others_links(interface: str, own: Collection[str], agent: Agent)
 def _list_own_routes(netlink: NetlinkSocket) -> list[str]:
     routes = list(_dump(netlink, protocol=ROUTE_PROTOCOL))
     found = [f"route {entry.key[1]} of table {entry.key[0]}" for entry in routes]
-    rules = [rule for rule in read_rule_entries(netlink) if rule.protocol == RULE_PROTOCOL]
+    rules = [rule for rule in dump_rules(netlink, decode_rule) if rule.protocol == RULE_PROTOCOL]
     tunnel = find_link(netlink, RenderOptions().tunnel)
     if tunnel is not None and (tunnel.kind, tunnel.alias) == (KIND, MARK):
         found.append(f"tunnel {tunnel.name}")
@@ -178,7 +180,7 @@ def _list_others_routes(netlink: NetlinkSocket, *, interface: str) -> list[str]:
         for entry in _dump(netlink, protocol=STATIC)
         if entry.key[0] == ENCAPSULATION_TABLE or (entry.route and entry.route.link in links)
     ]
-    rules = [r for r in read_rule_entries(netlink) if r.table == ENCAPSULATION_TABLE]
+    rules = [r for r in dump_rules(netlink, decode_rule) if r.table == ENCAPSULATION_TABLE]
     foreign = [rule for rule in rules if rule.protocol != RULE_PROTOCOL]
     return found + [f"rule that looks up table {rule.table}" for rule in foreign]
 
@@ -187,22 +189,13 @@ def _dump(netlink: NetlinkSocket, *, protocol: int) -> Iterator[RouteEntry]:
     return dump_entries(netlink, read_link_names(netlink), protocol=protocol)
 
 
-def read_rule_entries(netlink: NetlinkSocket) -> list[RuleEntry]:
-    """Every policy rule of both families."""
-    found = []
-    for family in METRICS:
-        request = RULE_HEADER.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
-        found += netlink.dump(RTM_GETRULE, request, decode_rule)
-    return found
-
-
 def decode_rule(body: memoryview) -> RuleEntry:
     """A listed rule; ``DataplaneError`` for a body that no kernel writes."""
     table = unpack(RULE_HEADER, body)[4]
     attributes = parse_attributes(body, RULE_HEADER.size)
-    if _FRA_TABLE in attributes:
-        table = read_u32(attributes[_FRA_TABLE])
-    protocol = bytes(attributes.get(_FRA_PROTOCOL, b"\0"))[0]
+    if FRA_TABLE in attributes:
+        table = read_u32(attributes[FRA_TABLE])
+    protocol = bytes(attributes.get(FRA_PROTOCOL, b"\0"))[0]
     return RuleEntry(table=table, protocol=protocol)
 
 

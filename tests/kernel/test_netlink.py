@@ -41,9 +41,10 @@ async def test_only_our_link_promotes_its_secondary_addresses(netns: Namespace, 
     assert netns.sysctl("net/ipv4/conf/other0/promote_secondaries") == "0"
 
 
-async def test_addresses_of_link_scope_are_not_ours(netns: Namespace, link: str) -> None:
+async def test_addresses_of_a_narrower_scope_are_not_ours(netns: Namespace, link: str) -> None:
     netns.await_output("fe80", "ip", "-6", "address", "show", "dev", link)
     netns.ip("address", "add", "169.254.9.9/16", "dev", link, "scope", "link")
+    netns.ip("address", "add", "10.9.9.9/16", "dev", link, "scope", "site")
     netns.ip("address", "add", "10.4.0.1/16", "dev", link)
     netns.ip("address", "add", "192.168.0.1/24", "dev", "other0")
 
