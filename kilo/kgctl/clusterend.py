@@ -17,13 +17,11 @@ from kilo.heard import Heard
 from kilo.kgctl.clusterflags import EndConfig
 from kilo.kgctl.clustermirror import Document, ObjectChange, ServiceName
 from kilo.kgctl.clusterplan import View
-from kilo.kgctl.connection import FOLLOW_AGAIN_SECONDS, Forgetful
+from kilo.kgctl.connection import FOLLOW_AGAIN_SECONDS, Forgetful, survey_heard
 from kilo.kgctl.connectpeer import FindFlags
 from kilo.kgctl.meshing import find_mesh_flags
 from kilo.mesh.model import Peer, Snapshot
-from kilo.mesh.readiness import find_ready_nodes
 from kilo.mesh.survey import NOBODY, make_survey
-from kilo.mesh.topology import build_topology
 
 
 class PeerWriter(Protocol):
@@ -166,12 +164,8 @@ class FollowedEnd:
         if snapshot is None:
             return None
         self._heard.note_readiness()
-        survey = make_survey(snapshot, self.end.flags(snapshot), wall=time.time())
-        ready = find_ready_nodes(
-            snapshot, self._heard.heartbeats, now=self._heard.now, local=NOBODY
-        )
-        topology = build_topology(ready, snapshot.peers, survey.topology.settings)
-        return View(label=self.end.label, survey=replace(survey, topology=topology))
+        survey = survey_heard(self._heard, snapshot, self.end.flags)
+        return View(label=self.end.label, survey=survey)
 
     def read_services(self) -> Mapping[ServiceName, Document | None] | None:
         """As they were last heard; None while that is not known of all."""

@@ -32,14 +32,12 @@ from kilo.kgctl.clusterplan import (
     list_own,
     plan_link,
 )
-from kilo.kgctl.connection import News
+from kilo.kgctl.connection import LAST_PASS_SECONDS, News
 from kilo.mesh.model import Snapshot
 from kilo.retrying import back_off
 
 RESYNC_SECONDS = 30.0
 """How soon a mirror that somebody else has changed is put right."""
-LAST_PASS_SECONDS = 20.0
-"""How long an end lets a pass that has begun come to its own."""
 UNLISTED = "services and endpointslices may not be listed there"
 
 Say = Callable[[str], None]

@@ -68,6 +68,14 @@ class News:
         self._told[kind] = now
 
 
+def survey_heard(heard: Heard, snapshot: Snapshot, flags: FindFlags) -> Survey:
+    """The mesh, of those nodes whose stamps were heard to change."""
+    survey = make_survey(snapshot, flags(snapshot), wall=time.time())
+    ready = find_ready_nodes(snapshot, heard.heartbeats, now=heard.now, local=NOBODY)
+    topology = build_topology(ready, snapshot.peers, survey.topology.settings)
+    return replace(survey, topology=topology)
+
+
 class GuestLoop:
     """One guest at work."""
 
@@ -193,7 +201,7 @@ class GuestLoop:
 
     async def _make_pass(self, snapshot: Snapshot) -> None:
         self._news.tell("problem", map(str, snapshot.problems))
-        survey = self._survey(snapshot)
+        survey = survey_heard(self._heard, snapshot, self._flags)
         self._resolver.want(find_endpoint_names(survey.topology))
         plan = plan_connection(self._guest, survey, await self._look())
         resync = survey.topology.settings.resync_period_seconds
@@ -202,14 +210,6 @@ class GuestLoop:
             self._log.info("change", change=str(change))
         await self._apply(plan)
         self._succeed(survey, plan)
-
-    def _survey(self, snapshot: Snapshot) -> Survey:
-        """The mesh, of those nodes whose stamps we have seen change."""
-        survey = make_survey(snapshot, self._flags(snapshot), wall=time.time())
-        heard = self._heard
-        ready = find_ready_nodes(snapshot, heard.heartbeats, now=heard.now, local=NOBODY)
-        topology = build_topology(ready, snapshot.peers, survey.topology.settings)
-        return replace(survey, topology=topology)
 
     async def _look(self) -> Seen:
         facts, actual = await self._dataplane.facts(), await self._dataplane.read()
