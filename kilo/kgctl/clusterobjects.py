@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kilo.backends.documents import API_VERSION, make_peer_document
+from kilo.backends.documents import make_peer_document
 from kilo.backends.entries import Entry
-from kilo.backends.kubernetes.client import MERGE_PATCH, ApiError, Client
-from kilo.backends.kubernetes.sources import ObjectSource
+from kilo.backends.kubernetes.client import JSON_PATCH, MERGE_PATCH, ApiError, Client
+from kilo.backends.kubernetes.sources import FORBIDDEN, NOT_FOUND, PEERS, ObjectSource
 from kilo.backends.listwatch import FOLLOWER, Collection
 from kilo.errors import BackendError
 from kilo.kgctl.clustermirror import (
@@ -24,11 +24,9 @@ from kilo.kgctl.clustermirror import (
 )
 from kilo.mesh.model import Peer, Snapshot
 
-PEERS = f"/apis/{API_VERSION}/peers"
-JSON_PATCH = "application/json-patch+json"
 DISCOVERY = "/apis/discovery.k8s.io"
 LABEL_POINTER = f"/metadata/labels/{LINK_LABEL.replace('/', '~1')}"
-FORBIDDEN, NOT_FOUND, CONFLICT, INVALID = 403, 404, 409, 422
+CONFLICT, INVALID = 409, 422
 PAGE = 200
 """Objects of a list at a time."""
 NOTHING = Snapshot()

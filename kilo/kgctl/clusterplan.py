@@ -16,6 +16,7 @@ from kilo.mesh.addressing import host_network
 from kilo.mesh.aspeer import make_peer
 from kilo.mesh.model import IPNetwork, Peer
 from kilo.mesh.networkindex import NetworkIndex
+from kilo.mesh.state import sort_networks
 from kilo.mesh.survey import Survey
 from kilo.mesh.topology import Segment, is_public
 from kilo.mesh.wgconf import describe_segment
@@ -133,7 +134,7 @@ def make_peers(link: str, source: View, target: View) -> dict[str, Peer]:
         networks = [network for network in conf.allowed_ips if network not in shared]
         networks += services if segment is carrier else ()
         name = name_peer(link, segment)
-        allowed = tuple(sorted(set(networks), key=_sort_key))
+        allowed = tuple(sort_networks(set(networks)))
         peers[name] = make_peer(name, replace(conf, allowed_ips=allowed))
     return peers
 
@@ -168,12 +169,8 @@ def diff_peers(
 
 
 def _canonical(peer: Peer) -> Peer:
-    networks = tuple(sorted(set(peer.allowed_ips), key=_sort_key))
+    networks = tuple(sort_networks(set(peer.allowed_ips)))
     return replace(peer, allowed_ips=networks, origin="")
-
-
-def _sort_key(network: IPNetwork) -> tuple[int, int, int]:
-    return network.version, int(network.network_address), network.prefixlen
 
 
 # What must not be in both.

@@ -24,8 +24,9 @@ from kilo.daemonthread import run_in_daemon_thread
 from kilo.errors import BackendError
 from kilo.log import get_logger
 
-__all__ = ["MERGE_PATCH", "Access", "ApiError", "Client"]
+__all__ = ["JSON_PATCH", "MERGE_PATCH", "Access", "ApiError", "Client"]
 
+JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 LOOK_SECONDS = 1.0
 """Between two looks whether a file that credentials came from is another."""
