@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from kilo.mesh.model import IPAddress, IPNetwork, Node
+from kilo.mesh.networkindex import Key, make_key
 from kilo.mesh.state import Barrier
 from kilo.mesh.view import View, find_reported_address
-
-_Key = tuple[int, int, int]
-"""A network: version, prefix length and the bits of the prefix."""
 
 
 def list_barriers(view: View, nodes: Iterable[Node]) -> Iterator[Barrier]:
@@ -26,7 +24,8 @@ def list_barriers(view: View, nodes: Iterable[Node]) -> Iterator[Barrier]:
     networks += [net for node in known for net in _list_for_us(view, node)]
     inhabited = _find_inhabited(networks, _list_places(view, known))
     for network in dict.fromkeys(networks):
-        if network.version in view.host.families and _make_key(network) not in inhabited:
+        key = make_key(network, network.prefixlen)
+        if network.version in view.host.families and key not in inhabited:
             yield Barrier(destination=network)
 
 
@@ -55,13 +54,18 @@ def _list_places(view: View, nodes: Iterable[Node]) -> Iterator[IPAddress]:
     """Where this host and the nodes are found without us."""
     own_links = {view.options.interface, view.tunnel}
     yield from (a.interface.ip for a in view.host.addresses if a.link not in own_links)
+    yield from list_node_places(nodes)
+
+
+def list_node_places(nodes: Iterable[Node]) -> Iterator[IPAddress]:
+    """Where the nodes' hosts are found, so that barriers would be in the way."""
     for node in nodes:
         yield from (interface.ip for interface in node.internal_ips)
         if node.endpoint and node.endpoint.ip:
             yield node.endpoint.ip
 
 
-def _find_inhabited(networks: Iterable[IPNetwork], places: Iterable[IPAddress]) -> frozenset[_Key]:
+def _find_inhabited(networks: Iterable[IPNetwork], places: Iterable[IPAddress]) -> frozenset[Key]:
     """Those of the networks, or others of their sizes, in which one of the addresses lies."""
     sizes = {(network.version, network.prefixlen) for network in networks}
     return frozenset(
@@ -70,8 +74,3 @@ def _find_inhabited(networks: Iterable[IPNetwork], places: Iterable[IPAddress]) 
         for version, length in sizes
         if version == place.version
     )
-
-
-def _make_key(network: IPNetwork) -> _Key:
-    length = network.prefixlen
-    return network.version, length, int(network.network_address) >> network.max_prefixlen - length

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from ipaddress import ip_network
+from dataclasses import dataclass, replace
 from typing import Self
 
+from kilo.mesh.addressing import host_network
+from kilo.mesh.barriers import list_node_places
 from kilo.mesh.conflicts import find_foreign_node
 from kilo.mesh.keys import PublicKey
-from kilo.mesh.model import IPAddress, IPNetwork, Node, Peer, Snapshot
+from kilo.mesh.model import IPNetwork, Node, Peer, Snapshot
+from kilo.mesh.networkindex import NetworkIndex
 from kilo.mesh.survey import Survey
 from kilo.mesh.topology import Segment, Topology
 
@@ -42,8 +44,6 @@ class Difference:
     """Node -> the segments that it reaches without a tunnel; of the nodes that may be narrowed."""
     moves_networks: bool
     """Whether somebody has other networks; if nobody, all firewalls of such nodes stay."""
-    known: dict[object, frozenset[IPNetwork]] = field(default_factory=dict, compare=False)
-    """What firewalls know of the whole meshes: worked out for one node, and the same for others."""
 
     @classmethod
     def find(cls, before: Survey, after: Survey) -> Self:
@@ -176,24 +176,11 @@ def _has_own_barriers(sides: Iterable[Survey], changed: frozenset[str]) -> bool:
     rest = frozenset(network for node in others for network in node.pod_subnets) | subnets
     return (
         networks.isdisjoint(rest)
-        and not _is_inhabited(networks, _list_places(others))
-        and not _is_inhabited(rest, _list_places(theirs))
+        and not _is_inhabited(networks, others)
+        and not _is_inhabited(rest, theirs)
     )
 
 
-def _list_places(nodes: Iterable[Node]) -> Iterator[IPAddress]:
-    """Where barriers would be in the way."""
-    for node in nodes:
-        yield from (interface.ip for interface in node.internal_ips)
-        if node.endpoint and node.endpoint.ip:
-            yield node.endpoint.ip
-
-
-def _is_inhabited(networks: frozenset[IPNetwork], places: Iterable[IPAddress]) -> bool:
-    sizes = {(network.version, network.prefixlen) for network in networks}
-    return any(
-        ip_network((place, length), strict=False) in networks
-        for place in places
-        for version, length in sizes
-        if version == place.version
-    )
+def _is_inhabited(networks: Iterable[IPNetwork], nodes: Iterable[Node]) -> bool:
+    index = NetworkIndex((network, "") for network in networks)
+    return any(index.find_cover(host_network(place)) for place in list_node_places(nodes))

@@ -26,13 +26,16 @@ from kilo.mesh.render import Rendering
 from kilo.mesh.roaming import Observed, settle
 from kilo.mesh.state import DataplaneState, WireGuardPeer
 from kilo.mesh.survey import Survey
-from kilo.mesh.topology import required_key
+from kilo.mesh.topology import Topology, required_key
 from kilo.mesh.view import Observations, RenderOptions
 
 LAN = "lan"
 """The link that bears a host's internal addresses, whatever its name there."""
 LAN_MTU = 1500
 """Bytes: Ethernet's."""
+
+Known = dict[tuple[int, tuple[IPNetwork, ...]], frozenset[IPNetwork]]
+"""What firewalls know of a whole mesh, by the ``id`` of that and what is left out of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +67,15 @@ def foretell(
     It takes as long as the change is large; at most, where all change, a pass of each agent.
     ``MeshError`` for a name that is in neither mesh.
     """
-    known = {node.name for survey in (before, after) for node in survey.snapshot.nodes}
+    names = {node.name for survey in (before, after) for node in survey.snapshot.nodes}
     wanted = frozenset(only)
-    for name in sorted(wanted - known):
+    for name in sorted(wanted - names):
         raise MeshError(f"node {name}: there is no such node, neither in the store nor to come")
     owners = name_keys(after.snapshot) | name_keys(before.snapshot)
     difference = Difference.find(before, after)
-    for name in sorted(wanted or known):
-        yield foretell_node(name, difference, hosts, owners)
+    known: Known = {}
+    for name in sorted(wanted or names):
+        yield foretell_node(name, difference, hosts, owners, known)
 
 
 def name_keys(snapshot: Snapshot) -> dict[PublicKey, str]:
@@ -82,10 +86,16 @@ def name_keys(snapshot: Snapshot) -> dict[PublicKey, str]:
 
 
 def foretell_node(
-    name: str, difference: Difference, hosts: Hosts, owners: Mapping[PublicKey, str]
+    name: str,
+    difference: Difference,
+    hosts: Hosts,
+    owners: Mapping[PublicKey, str],
+    known: Known,
 ) -> Foretold:
-    """What becomes of one node; ``owners`` are the names of the keys' owners."""
-    pair = difference.narrow(name)
+    """What becomes of one node; ``owners`` are the names of the keys' owners, and ``known`` is
+    added to for the other nodes of the same difference.
+    """
+    pair, whole = difference.narrow(name), difference.whole
     try:
         desired = render_guessed(pair.after, name, hosts)
     except MeshError as error:
@@ -94,9 +104,10 @@ def foretell_node(
         actual = render_guessed(pair.before, name, hosts)
     except MeshError:
         actual = DataplaneState()
-    if pair is not difference.whole and difference.moves_networks:
-        actual = _complete(actual, name, difference, "before", hosts)
-        desired = _complete(desired, name, difference, "after", hosts)
+    if pair is not whole and difference.moves_networks:
+        before, after = (_prepare(one, name, hosts) for one in (pair.before, pair.after))
+        actual = _complete(actual, before, whole.before.topology, known)
+        desired = _complete(desired, after, whole.after.topology, known)
     changes = diff(actual, _settle(actual, desired))
     cut = {
         owners[change.old.public_key]
@@ -107,15 +118,11 @@ def foretell_node(
 
 
 def _complete(
-    state: DataplaneState, name: str, difference: Difference, side: str, hosts: Hosts
+    state: DataplaneState, narrowed: Rendering, whole: Topology, known: Known
 ) -> DataplaneState:
     """With the firewall of the whole mesh, whose sets hold what was left out as well."""
-    narrow, whole = (getattr(pair, side) for pair in (difference.narrow(name), difference.whole))
-    narrowed = _prepare(narrow, name, hosts)
     parts = {part.name: getattr(narrowed, part.name) for part in fields(narrowed)}
-    rendering = _Sharing(
-        **{**parts, "topology": whole.topology}, side=side, shared=difference.known
-    )
+    rendering = _Sharing(**{**parts, "topology": whole}, known=known)
     return replace(state, firewall=rendering.render_firewall())
 
 
@@ -123,16 +130,15 @@ def _complete(
 class _Sharing(Rendering):
     """One node's state, of which what others' have as well is worked out once."""
 
-    side: str
-    """Of the difference; the other has another mesh."""
-    shared: dict[object, frozenset[IPNetwork]]
+    known: Known
 
     def list_known(self) -> Iterator[IPNetwork]:
         """By what is left out of it: the allowed location IPs of the own location."""
         own = tuple(net for segment in self.nearby for net in segment.allowed_location_ips)
-        if (self.side, own) not in self.shared:
-            self.shared[self.side, own] = collapse(Rendering.list_known(self))
-        yield from self.shared[self.side, own]
+        key = id(self.topology), own
+        if key not in self.known:
+            self.known[key] = collapse(Rendering.list_known(self))
+        yield from self.known[key]
 
 
 def render_guessed(survey: Survey, name: str, hosts: Hosts) -> DataplaneState:

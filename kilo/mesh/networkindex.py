@@ -7,9 +7,12 @@ it, or begins inside it.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from kilo.mesh.model import IPNetwork
+
+Key = tuple[int, int, int]
+"""A network: version, prefix length and the bits of the prefix."""
 
 
 class NetworkIndex:
@@ -17,8 +20,7 @@ class NetworkIndex:
 
     def __init__(self, claims: Iterable[tuple[IPNetwork, str]] = ()) -> None:
         """``claims`` are networks and whose they are."""
-        self._found: dict[tuple[int, int, int], tuple[IPNetwork, str]] = {}
-        """By version, prefix length and the bits of the prefix."""
+        self._found: dict[Key, tuple[IPNetwork, str]] = {}
         self._lengths: dict[int, set[int]] = {4: set(), 6: set()}
         """The prefix lengths there are: few in practice."""
         self._starts: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
@@ -30,7 +32,7 @@ class NetworkIndex:
     def add(self, network: IPNetwork, owner: str) -> None:
         """A network that is there already has this owner from now on."""
         length = network.prefixlen
-        key = _make_key(network, length)
+        key = make_key(network, length)
         if key not in self._found:
             self._lengths[network.version].add(length)
             self._starts[network.version].append((int(network.network_address), length))
@@ -40,9 +42,7 @@ class NetworkIndex:
     def find_cover(self, network: IPNetwork) -> tuple[IPNetwork, str] | None:
         """The narrowest network that contains this one, itself included, and whose it is."""
         lengths = (n for n in self._lengths[network.version] if n <= network.prefixlen)
-        keys: Iterator[tuple[int, int, int]] = (
-            _make_key(network, length) for length in sorted(lengths, reverse=True)
-        )
+        keys = (make_key(network, length) for length in sorted(lengths, reverse=True))
         return next((self._found[key] for key in keys if key in self._found), None)
 
     def find_overlap(self, network: IPNetwork) -> tuple[IPNetwork, str] | None:
@@ -62,7 +62,7 @@ class NetworkIndex:
         return self._found[network.version, length, start >> (network.max_prefixlen - length)]
 
 
-def _make_key(network: IPNetwork, length: int) -> tuple[int, int, int]:
+def make_key(network: IPNetwork, length: int) -> Key:
     """That of the network of this prefix length around it."""
     bits = int(network.network_address) >> (network.max_prefixlen - length)
     return network.version, length, bits

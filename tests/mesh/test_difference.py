@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kilo.mesh.difference import Difference
-from kilo.mesh.foretell import Foretold, Hosts, foretell_node, name_keys
+from kilo.mesh.foretell import Foretold, Hosts, Known, foretell_node, name_keys
 from kilo.mesh.model import (
     Endpoint,
     Granularity,
@@ -69,7 +69,8 @@ def tell(difference: Difference, hosts: Hosts) -> list[Foretold]:
     before, after = difference.whole.before.snapshot, difference.whole.after.snapshot
     names = sorted({node.name for node in (*before.nodes, *after.nodes)})
     owners = name_keys(after) | name_keys(before)
-    return [foretell_node(name, difference, hosts, owners) for name in names]
+    known: Known = {}
+    return [foretell_node(name, difference, hosts, owners, known) for name in names]
 
 
 def check_same(before: Survey, after: Survey, hosts: Hosts) -> Difference:
@@ -150,6 +151,16 @@ def test_where_all_are_numbered_anew_nothing_is_left_out() -> None:
     before, after = survey(FLEET, PEERS), survey(FLEET[2:], PEERS)
     difference = check_same(before, after, Hosts())
     assert difference.narrow("n05") is difference.whole
+
+
+@pytest.mark.parametrize("changing", [4, 7], ids=["whose pods they are", "who lives there"])
+def test_where_a_host_lives_among_anothers_pods_nothing_is_left_out(changing: int) -> None:
+    """There is no barrier for them, and whether there is one depends on both nodes."""
+    lodger = make_node("n07", location="l3", internal="10.2.4.9/24", pods="10.2.7.0/24")
+    nodes = [*FLEET[:7], lodger, *FLEET[8:]]
+    moved = [*nodes[:changing], move(nodes[changing]), *nodes[changing + 1 :]]
+    difference = check_same(survey(nodes, PEERS), survey(moved, PEERS), Hosts())
+    assert difference.narrow("n00") is difference.whole
 
 
 @given(fleets(), fleets(), st.data())
