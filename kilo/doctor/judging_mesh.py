@@ -8,9 +8,9 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from kilo.doctor.findings import Code, Finding, Outcome, note_unseen
-from kilo.mesh.durations import format_duration
+from kilo.mesh.durations import format_rounded
 from kilo.mesh.readiness import READY_SECONDS
-from kilo.mesh.survey import Survey
+from kilo.mesh.survey import Survey, blames_here
 
 T = TypeVar("T")
 
@@ -87,26 +87,21 @@ def _list_stamp_findings(clock: Clock) -> Iterator[Finding]:
     }
     oldest = clock.wall - max(clock.last_seen.values())
     if ahead:
-        # Where most are ahead of it, it is this clock that is wrong.
-        whose = "its" if 2 * len(ahead) <= len(clock.last_seen) else "this host's"
+        whose = "this host's" if blames_here(len(ahead), len(clock.last_seen)) else "its"
         name = max(ahead, key=lambda node: ahead[node])
         yield Finding(
             code=Code.STAMPS_AHEAD,
             sentence=f"{len(ahead)} of {len(clock.last_seen)} nodes, Node {name} first, write of a"
-            f" time up to {_round(ahead[name])} ahead of this host's clock",
+            f" time up to {format_rounded(ahead[name])} ahead of this host's clock",
             remedy=f"set {whose} clock right, by a time service",
         )
     elif oldest > READY_SECONDS:
         yield Finding(
             code=Code.STAMPS_OLD,
-            sentence=f"the last stamp in the store is {_round(oldest)} old: no agent writes, or"
-            " this host's clock is ahead",
+            sentence=f"the last stamp in the store is {format_rounded(oldest)} old: no agent"
+            " writes, or this host's clock is ahead",
             remedy="compare the clocks; start the agents",
         )
-
-
-def _round(seconds: float) -> str:
-    return format_duration(round(seconds))
 
 
 def judge_names(names: Names) -> Outcome:

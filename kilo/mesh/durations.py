@@ -42,3 +42,8 @@ def format_duration(seconds: float) -> str:
     """The text, in seconds, that ``parse_duration`` reads as exactly that number."""
     digits = f"{Decimal(repr(float(seconds))):f}"
     return f"{digits.removesuffix('.0')}s"
+
+
+def format_rounded(seconds: float) -> str:
+    """The text in whole seconds, for people."""
+    return format_duration(round(seconds))

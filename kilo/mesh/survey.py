@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from statistics import median_low
 from typing import TypeVar
 
-from kilo.mesh.durations import format_duration
+from kilo.mesh.durations import format_rounded
 from kilo.mesh.model import Node, PartialSettings, Settings, Snapshot
 from kilo.mesh.readiness import (
     READY_SECONDS,
@@ -76,7 +76,7 @@ def make_survey(
     doubts = list(list_clock_doubts(snapshot.last_seen, wall=wall))
     if time < wall - READY_SECONDS:
         doubts.append(
-            f"no node was seen in the last {_round(wall - time)}: this is how it was then"
+            f"no node was seen in the last {format_rounded(wall - time)}: this is how it was then"
         )
     if evident is None:
         evident = _find_evident_settings(ready, stored, doubts)
@@ -108,12 +108,19 @@ def list_clock_doubts(
     late = (name for name in alive if name in others and others[name] < oldest)
     behind = {name: wall - others[name] for name in late}
     for gaps, there, here in ((ahead, "ahead of", "behind"), (behind, "behind", "ahead of")):
-        if len(gaps) > 2 and 2 * len(gaps) > len(others):
-            typical = _round(median_low(gaps.values()))
+        if blames_here(len(gaps), len(others)):
+            typical = format_rounded(median_low(gaps.values()))
             yield f"this host's clock is {typical} {here} those of {len(gaps)} nodes"
             continue
         for name, gap in gaps.items():
-            yield f"Node {name}: its clock is {_round(gap)} {there} this one"
+            yield f"Node {name}: its clock is {format_rounded(gap)} {there} this one"
+
+
+def blames_here(count: int, of: int) -> bool:
+    """Whether this host's clock is the one that is wrong, where those of ``count`` nodes differ
+    from it: most must, and two may well be wrong together.
+    """
+    return count > 2 and 2 * count > of
 
 
 def _find_evident_settings(
@@ -174,11 +181,7 @@ def _explain_absence(node: Node, heartbeat: Heartbeat | None, now: float) -> str
     if heartbeat is None and node.report is not None:
         return "its report does not say when it was written"
     if heartbeat is not None and now >= heartbeat.seen_at + READY_SECONDS:
-        return f"silent for {_round(now - heartbeat.seen_at)}"
+        return f"silent for {format_rounded(now - heartbeat.seen_at)}"
     if not node.pod_subnets:
         return "it has no pod subnet, without which Kilo's own agents leave it out"
     return "it has come since"
-
-
-def _round(seconds: float) -> str:
-    return format_duration(round(seconds))

@@ -180,11 +180,12 @@ def test_what_is_found(case: str) -> None:
 
 
 def test_the_clock_that_is_wrong_is_the_one_that_most_differ_from() -> None:
-    both = judge_clock(replace(CLOCK, last_seen={"a1": 20_000, "b1": 30_000}))
-    one = judge_clock(replace(CLOCK, last_seen={"a1": 20_000, "b1": 10_000}))
-    assert both.findings[0].remedy.startswith("set this host's clock")
-    assert "Node b1 first" in both.findings[0].sentence
-    assert one.findings[0].remedy.startswith("set its clock")
+    ahead = {"a1": 20_000, "b1": 30_000, "c1": 20_000}
+    most = judge_clock(replace(CLOCK, last_seen=ahead))
+    half = judge_clock(replace(CLOCK, last_seen=ahead | dict.fromkeys(("x", "y", "z"), 10_000)))
+    assert most.findings[0].remedy.startswith("set this host's clock")
+    assert "Node b1 first" in most.findings[0].sentence
+    assert half.findings[0].remedy.startswith("set its clock")
 
 
 def test_of_many_leftovers_the_first_are_named_and_the_others_counted() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kilo.mesh.survey import list_clock_doubts
+from kilo.mesh.survey import blames_here, list_clock_doubts
 
 NOW = 1_000_000
 FIVE = ("a", "b", "c", "d", "e")
@@ -34,6 +34,13 @@ def test_where_most_are_behind_the_own_clock_is_ahead() -> None:
     assert list(list_clock_doubts(stamps, wall=NOW, local="own", alive=FIVE)) == [
         "this host's clock is 600s ahead of those of 5 nodes"
     ]
+
+
+def test_this_clock_is_wrong_where_more_than_two_differ_and_most() -> None:
+    assert blames_here(3, 3)
+    assert blames_here(3, 5)
+    assert not blames_here(2, 2)  # two may both be wrong
+    assert not blames_here(3, 6)  # as many are right
 
 
 def test_ones_own_stamp_is_not_compared_with_ones_own_clock() -> None:
