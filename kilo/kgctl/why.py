@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
 
 from kilo.backends.base import Backend
 from kilo.daemonthread import run_in_daemon_thread
@@ -24,7 +23,7 @@ from kilo.mesh.foretell import Hosts
 from kilo.mesh.model import Node
 from kilo.mesh.overview import Overview, TunnelView
 from kilo.mesh.path import Hop, Tracer, Way
-from kilo.mesh.places import Place, find_owner, find_places, name_device
+from kilo.mesh.places import Place, find_absent_owner, find_places, name_device
 from kilo.mesh.roaming import SESSION_SECONDS
 from kilo.mesh.survey import Survey
 
@@ -88,21 +87,6 @@ def check_end(survey: Survey, text: str) -> None:
         check_node(survey, name)
     elif kind != "node" and any(peer.name == name for peer in survey.snapshot.peers):
         check_peer(survey, name)
-
-
-def find_absent_owner(survey: Survey, text: str) -> str:
-    """The node that takes no part and has the address; empty if it is nobody's, or another's."""
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return ""
-    if find_owner(survey.topology, address) is not None:
-        return ""
-    for node in survey.snapshot.nodes:
-        internal = (one.ip for one in node.internal_ips)
-        if address in internal or any(address in network for network in node.pod_subnets):
-            return node.name if node.name in survey.absent else ""
-    return ""
 
 
 def trace_both(tracer: Tracer, source: Place, destination: Place) -> tuple[Way, Way]:

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 
 from kilo.errors import MeshError
 from kilo.mesh.model import IPAddress, Node, Peer
+from kilo.mesh.survey import Survey
 from kilo.mesh.topology import Segment, Topology
 
 Device = Node | Peer
@@ -79,6 +80,21 @@ def find_owner(topology: Topology, address: IPAddress) -> Device | None:
             if explain_delivery(segment, node, address) == HAS:
                 return node
     return find_end(topology, address)
+
+
+def find_absent_owner(survey: Survey, text: str) -> str:
+    """The node that takes no part and has the address; empty if it is nobody's, or another's."""
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return ""
+    if find_owner(survey.topology, address) is not None:
+        return ""
+    for node in survey.snapshot.nodes:
+        internal = (one.ip for one in node.internal_ips)
+        if address in internal or any(address in network for network in node.pod_subnets):
+            return node.name if node.name in survey.absent else ""
+    return ""
 
 
 def find_end(topology: Topology, address: IPAddress) -> Device | None:
