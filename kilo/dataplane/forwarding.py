@@ -61,18 +61,19 @@ async def find_dropping_chains() -> tuple[DroppingChain, ...]:
 
 
 async def _list_nft_chains() -> AsyncIterator[DroppingChain]:
-    listing = await _list_nft("chains")
+    listing = await list_nft("list", "chains")
     for chain in _pick(listing, "chain"):
         if not _forwards(chain):
             continue
         place = (chain["family"], chain["table"], chain["name"])
-        if chain.get("policy") == "drop" or _ends_in_drop(await _list_nft("chain", *place)):
+        if chain.get("policy") == "drop" or _ends_in_drop(await list_nft("list", "chain", *place)):
             yield DroppingChain(kind="nft", family=place[0], table=place[1], chain=place[2])
 
 
-async def _list_nft(*what: str) -> list[Mapping[str, Any]]:
+async def list_nft(*words: str) -> list[Mapping[str, Any]]:
+    """The entries that nft lists; none where it cannot be asked."""
     try:
-        status, output, _ = await run_tool(NFT, "-j", "list", *what)
+        status, output, _ = await run_tool(NFT, "-j", *words)
         return list(json.loads(output)["nftables"]) if status == 0 else []
     except (DataplaneError, KeyError, ValueError):
         return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Collection, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,11 +10,10 @@ from typing import Any
 from kilo.daemonthread import run_in_daemon_thread
 from kilo.dataplane.cni import parse_config, read_content
 from kilo.dataplane.firewall import Choice, choose_driver
-from kilo.dataplane.forwarding import NFT
+from kilo.dataplane.forwarding import list_nft
 from kilo.dataplane.hostfacts import HostnameLookup, read_facts
 from kilo.dataplane.iptables import Kind, list_families, save_rules
 from kilo.dataplane.nftables_shape import TABLE
-from kilo.dataplane.tools import run_tool
 from kilo.dataplane.wireguard import WireGuard
 from kilo.doctor.checking import UnseenError
 from kilo.doctor.findings import Outcome
@@ -85,7 +83,7 @@ async def _list_nft_drops(port: int, read: Collection[tuple[str, str, str]]) -> 
         place = (chain["family"], chain["table"], chain["name"])
         if place in read or place[:2] == ("inet", TABLE):
             continue
-        listing = await _list_nft("--terse", "list", "table", *place[:2])
+        listing = await list_nft("--terse", "list", "table", *place[:2])
         if drops_port(read_listing(listing, place[2], port), place[2]):
             yield f"chain {place[2]} of table {place[0]} {place[1]}"
 
@@ -98,18 +96,10 @@ async def _save(kind: Kind, family: int) -> str:
 
 
 async def _list_input_chains() -> AsyncIterator[Mapping[str, Any]]:
-    for entry in await _list_nft("list", "chains"):
+    for entry in await list_nft("list", "chains"):
         chain = entry.get("chain", {})
         if chain.get("hook") == "input" and chain["family"] in _FAMILIES:
             yield chain
-
-
-async def _list_nft(*words: str) -> list[Mapping[str, Any]]:
-    try:
-        status, output, _ = await run_tool(NFT, "--json", *words)
-        return list(json.loads(output)["nftables"]) if status == 0 else []
-    except (DataplaneError, KeyError, ValueError):
-        return []  # another check tells what does not work
 
 
 async def check_sizes(facts: HostFacts, interface: str, cni_path: Path) -> Outcome:
