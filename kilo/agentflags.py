@@ -97,7 +97,12 @@ OWN_FLAGS: tuple[Flag[Any], ...] = (
         default=False,
         help="accept forwarded packets of the mesh",
     ),
-    Flag("listen", STRING, ":1107", "where to serve health, metrics and graph"),
+    Flag(
+        "listen",
+        STRING,
+        ":1107",
+        "where to serve the mesh's page, status, health, metrics and graph",
+    ),
     Flag("local", BOOL, default=True, help="manage the routes within a location"),
     Flag("log-level", STRING, "info", "what to log", choices=LEVELS),
     Flag(
