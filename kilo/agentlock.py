@@ -14,6 +14,10 @@ from pathlib import Path
 
 from kilo.errors import ConfigError
 
+STATE = Path("/var/lib/kilo")
+"""The agent's directory. Who changes the host's network and is no agent holds its lock, too."""
+KEY = STATE / "key"
+"""The agent's: whoever has it is the node, whatever the host is called."""
 LOCK = "agent.lock"
 """The file in the agent's directory."""
 

@@ -1,4 +1,5 @@
-"""What a service manager is told: ready, alive, stopping (systemd's ``sd_notify`` protocol).
+"""What a service manager is told: ready, alive, stopping (systemd's ``sd_notify`` protocol); and
+how it, or a person at a terminal, asks for an end.
 
 Without one, nothing is told. The datagrams are plain text; a manager that does not read them
 never holds up the agent.
@@ -7,6 +8,7 @@ never holds up the agent.
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -59,3 +61,13 @@ class ServiceManager:
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
             channel.settimeout(0)
             channel.sendto(text.encode(), self._address)
+
+
+def catch_signals() -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT; later ones change nothing, so that the clean-up that
+    the first one starts is never left half done.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop

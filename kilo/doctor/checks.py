@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from kilo.agentlock import KEY, STATE
 from kilo.backends.opening import BackendConfig
 from kilo.doctor.checking import Check, run_checks
 from kilo.doctor.findings import Outcome
@@ -23,10 +24,6 @@ from kilo.mesh.overview import AgentView
 from kilo.mesh.survey import Flags
 
 T = TypeVar("T")
-
-STATE = Path("/var/lib/kilo")
-"""The agents', with their key and their lock."""
-KEY = STATE / "key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from kilo.dataplane.firewall import choose_kind, look_at_host
 from kilo.dataplane.forwarding import LEGACY_SAVE, NFT
 from kilo.dataplane.iptables import Kind
 from kilo.dataplane.iptables_sets import IPSET
-from kilo.dataplane.sysctls import can_write, locate, read_value
+from kilo.dataplane.sysctls import can_write, read_value
 from kilo.dataplane.tools import MissingToolError, Tool, first_line, run_tool
 from kilo.dataplane.wireguard_process import PROGRAM
 from kilo.doctor.checking import UnseenError
@@ -153,11 +153,6 @@ def read_settings(facts: HostFacts, interface: str) -> Settings:
         interface=interface,
         tunnel=tunnel,
         values=values,
-        fixed=frozenset(n for n in values if is_fixed(n)) if is_root() else None,
+        fixed=frozenset(n for n in values if not can_write(n)) if is_root() else None,
         has_ipv6=any(address.interface.version == 6 for address in facts.addresses),
     )
-
-
-def is_fixed(name: str) -> bool:
-    """Whether a setting that is there cannot be written."""
-    return locate(name).exists() and not can_write(name)

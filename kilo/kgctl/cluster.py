@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
@@ -23,8 +22,9 @@ from kilo.kgctl.clusterflags import (
 )
 from kilo.kgctl.clusterlink import LinkLoop, Scribe, link_once, look_at_both, unlink
 from kilo.kgctl.storing import Usage, UsageError, run_command, tell
+from kilo.servicemanager import catch_signals
 
-VERBS = ("link", "unlink")
+VERBS = {"link": "keep two meshes linked", "unlink": "take all of a link away"}
 USAGE = Usage(
     command="kgctl cluster",
     arguments="link|unlink",
@@ -43,6 +43,7 @@ USAGE = Usage(
         "kgctl cluster unlink --kubeconfig=a.conf --to-kubeconfig=b.conf",
     ),
     flags=CLUSTER_FLAGS,
+    first=tuple(VERBS.items()),
     least=1,
     most=1,
 )
@@ -108,12 +109,3 @@ def report(failures: Sequence[str]) -> int:
     for line in failures:
         tell(line)
     return 1 if failures else 0
-
-
-def catch_signals() -> asyncio.Event:
-    """Set when somebody asks for an end."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    return stop

@@ -27,7 +27,6 @@ from kilo.errors import KiloError
 from kilo.flags import Flag, FlagSet
 from kilo.kgctl.leading import GLOBAL_FLAGS
 from kilo.kgctl.objects import PLURALS
-from kilo.kgctl.shells import SHELLS
 from kilo.kgctl.storing import COMMON_FLAGS, Usage, find_store
 from kilo.mesh.model import Snapshot
 
@@ -224,20 +223,12 @@ def _list_commands() -> Iterator[Choice]:
 
 
 def _list_arguments(line: Line) -> Iterator[Choice]:
-    first = not line.arguments
-    match line.command:
-        case "completion" if first:
-            yield from ((shell, "") for shell in SHELLS)
-        case "cluster" if first:
-            yield from (("link", "keep two meshes linked"), ("unlink", "take all of a link away"))
-        case "lab" if first:
-            yield from _list_lab_commands()
-        case "showconf" if first:
-            yield from (("node", ""), ("peer", ""))
-        case "get" if first:
-            yield from ((word, "") for word in ("nodes", "peers", "settings", "reports"))
-        case "delete" if first:
-            yield from ((word, "") for word in ("node", "peer", "settings"))
+    if line.arguments:
+        return
+    if line.command == "lab":
+        yield from _list_lab_commands()
+    elif usage := find_usage(line.command):
+        yield from usage.first
 
 
 def _list_lab_commands() -> Iterator[Choice]:

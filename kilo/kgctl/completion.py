@@ -21,6 +21,7 @@ USAGE = Usage(
         'kgctl completion zsh > "${fpath[1]}/_kgctl"',
         "kgctl completion fish > ~/.config/fish/completions/kgctl.fish",
     ),
+    first=tuple((shell, "") for shell in SHELLS),
     least=1,
     most=1,
 )

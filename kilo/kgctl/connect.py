@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from kilo.agentlock import hold_lock
+from kilo.agentlock import STATE, hold_lock
 from kilo.backends.documents import is_object_name
 from kilo.backends.opening import BackendConfig, open_store
 from kilo.dataplane.base import Dataplane
@@ -36,8 +36,6 @@ from kilo.mesh.model import IPNetwork
 from kilo.mesh.state import Firewall
 from kilo.mesh.survey import make_survey
 
-STATE = Path("/var/lib/kilo")
-"""The agents', whose lock keeps them and us apart."""
 KEY = STATE / "connect" / "key"
 RECEIPT = STATE / "connect" / "peer"
 UNDO_SECONDS = 20.0

@@ -29,6 +29,7 @@ USAGE = Usage(
         "kgctl delete -f peer.yaml --ignore-not-found",
     ),
     flags=(FILENAMES, IGNORE),
+    first=tuple((word, "") for word in WRITABLE),
     most=None,
 )
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,7 +19,7 @@ from kilo.flags import DURATION, STRING, Flag, Parsed
 from kilo.kgctl.asking import ask_agent
 from kilo.kgctl.meshing import MESH_FLAGS, find_mesh_flags
 from kilo.kgctl.status import AGENT
-from kilo.kgctl.statustext import Colour, Paint, leave_plain, paint
+from kilo.kgctl.statustext import Colour, Paint, choose_paint
 from kilo.kgctl.storing import Usage, UsageError, find_store, run_command
 from kilo.listening import parse_listen
 from kilo.mesh.overview import AgentView
@@ -43,9 +42,9 @@ MARKS: Mapping[Severity | None, tuple[str, Colour]] = {
 USAGE = Usage(
     command="kgctl doctor",
     help="Looks at this host as a node of a mesh, before or after its agent is started, and changes"
-    " nothing:\nkernel, firewall, sizes of packets, ports, clock, names, store, key, leftovers,"
-    " agent. Each finding\nhas a code, which docs/doctor.md explains. Give it the flags of the"
-    " agent. Ends with 1 if there is\nan error. Who is not root sees less of it.",
+    " nothing:\nkernel, programs, settings, firewall, sizes of packets, ports, clock, names, store,"
+    " key, leftovers,\nagent. Each finding has a code, which docs/doctor.md explains. Give it the"
+    " flags of the agent. Ends\nwith 1 if there is an error. Who is not root sees less of it.",
     examples=(
         "kgctl doctor",
         "kgctl doctor --backend=file --interface=wg9 --port=51821",
@@ -67,8 +66,7 @@ def show(parsed: Parsed) -> int:
     if parsed.value(OUTPUT) == "json":
         print(json.dumps(describe(outcomes), indent=2))
     else:
-        colourful = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        print("\n".join(list_lines(outcomes, paint if colourful else leave_plain)))
+        print("\n".join(list_lines(outcomes, choose_paint())))
     findings = (finding for outcome in outcomes.values() for finding in outcome.findings)
     return 1 if any(finding.severity is Severity.ERROR for finding in findings) else 0
 

@@ -13,12 +13,12 @@ from kilo.backends.documents import make_settings_document
 from kilo.flags import BOOL, STRING, Flag, Parsed
 from kilo.kgctl.objects import (
     KINDS,
-    PLURALS,
     Document,
     Target,
     is_withheld,
     list_documents,
     parse_targets,
+    pluralise,
 )
 from kilo.kgctl.printing import describe_age, draw_table, render_documents
 from kilo.kgctl.storing import Usage, UsageError, run_command, tell, tell_problems, work_on_store
@@ -49,6 +49,7 @@ USAGE = Usage(
         "kgctl get nodes,peers,settings -o yaml --show-secrets > mesh.yaml",
     ),
     flags=(OUTPUT, SHOW_SECRETS),
+    first=tuple((pluralise(word), "") for word in KINDS),
     least=1,
     most=None,
 )
@@ -81,7 +82,7 @@ async def print_wanted(parsed: Parsed, backend: Backend, wanted: Sequence[Target
     for target in missing:
         tell(f"{target.quoted} is not there")
     if not chosen and not missing:
-        tell(f"no {' and no '.join(_pluralise(target.word) for target in wanted)}")
+        tell(f"no {' and no '.join(pluralise(target.word) for target in wanted)}")
     return 1 if missing else 0
 
 
@@ -202,10 +203,6 @@ def _describe_last_seen(node: Node, snapshot: Snapshot, now: float) -> str:
 
 def _join(values: Iterable[IPInterface | IPNetwork]) -> str:
     return ",".join(map(str, values))
-
-
-def _pluralise(word: str) -> str:
-    return next((plural for plural, singular in PLURALS.items() if singular == word), word)
 
 
 TABLES: Mapping[str, tuple[Row, Callable[[Snapshot, float], Iterator[Row]]]] = {

@@ -80,6 +80,11 @@ def parse_kind(word: str, words: Sequence[str]) -> str:
     return kind
 
 
+def pluralise(word: str) -> str:
+    """Of a kind; of settings there is one only."""
+    return next((plural for plural, singular in PLURALS.items() if singular == word), word)
+
+
 def identify(one: Found) -> Target:
     """What a document that was read describes."""
     word = next(word for word, kind in KINDS.items() if kind == one.kind)

@@ -85,6 +85,7 @@ USAGE = Usage(
         "kgctl showconf node a1 --as-peer -o yaml --allowed-ips 10.43.0.0/16 | kubectl apply -f -",
     ),
     flags=(AS_PEER, OUTPUT, ALLOWED_IPS, DNS, DEVICE_MTU, PRIVATE_KEY, QR, *MESH_FLAGS),
+    first=tuple((word, "") for word in OBJECTS),
     least=2,
     most=2,
 )

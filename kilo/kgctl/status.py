@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from kilo.errors import KiloError
 from kilo.flags import BOOL, STRING, Flag, Kind, Parsed
 from kilo.kgctl.asking import DEFAULT_AGENT, SilentAgentError, ask_agent, parse_agent
 from kilo.kgctl.meshing import MESH_FLAGS, find_mesh_flags
-from kilo.kgctl.statustext import leave_plain, list_lines, paint
+from kilo.kgctl.statustext import choose_paint, list_lines
 from kilo.kgctl.storing import Usage, run_command, tell, work_on_store
 from kilo.mesh.overview import Overview, Told, describe_mesh
 from kilo.mesh.survey import make_survey
@@ -66,14 +65,12 @@ def show(parsed: Parsed) -> int:
 def show_once(parsed: Parsed) -> int:
     """Print the screen; the exit status."""
     view = find_overview(parsed)
-    on_terminal = sys.stdout.isatty()
     if parsed.value(OUTPUT) == "json":
         text = json.dumps(view, indent=2)
     else:
-        colourful = on_terminal and "NO_COLOR" not in os.environ
-        text = "\n".join(list_lines(view, paint if colourful else leave_plain))
+        text = "\n".join(list_lines(view, choose_paint()))
     # In one piece, so that nothing flickers.
-    print(f"{CLEAR if on_terminal and parsed.value(WATCH) else ''}{text}", flush=True)
+    print(f"{CLEAR if parsed.value(WATCH) and sys.stdout.isatty() else ''}{text}", flush=True)
     agent = view["agent"]
     return 0 if agent is None or agent["ready"] else 1
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 
@@ -54,6 +56,11 @@ def paint(line: str, colour: Colour) -> str:
 def leave_plain(line: str, _colour: Colour) -> str:
     """For what is no terminal."""
     return line
+
+
+def choose_paint() -> Paint:
+    """Colours where a terminal is written to that may have them, <https://no-color.org>."""
+    return paint if sys.stdout.isatty() and "NO_COLOR" not in os.environ else leave_plain
 
 
 def list_lines(view: Overview, paint_line: Paint) -> Iterator[str]:

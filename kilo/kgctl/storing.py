@@ -50,6 +50,8 @@ class Usage:
     """Command lines, without the prompt."""
     flags: tuple[Flag[Any], ...] = ()
     """Its own; the common ones are added."""
+    first: tuple[tuple[str, str], ...] = ()
+    """What its first argument may be, where that is no name, and what it means: for shells."""
     least: int = 0
     most: int | None = 0
     """How many arguments it takes; None: any number."""

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
+from kilo.agentlock import KEY
 from kilo.dataplane.firewall import HostFirewall
 from kilo.dataplane.linux import LinuxDataplane
 from kilo.dataplane.wireguard import WireGuard
@@ -22,9 +22,6 @@ from kilo.mesh.model import Node
 from kilo.mesh.state import DataplaneState
 from kilo.mesh.topology import Topology
 from kilo.mesh.view import Observations, RenderOptions, View
-
-KEY = Path("/var/lib/kilo/key")
-"""The agent's: whoever has it is the node, whatever the host is called."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -81,6 +81,8 @@ def offer(*words: str) -> list[str]:
         (["get", "--directory=x"], [":files"]),
         (["lab", "che"], ["check"]),
         (["completion", ""], ["bash", "zsh", "fish"]),
+        (["cluster", ""], ["link", "unlink"]),
+        (["delete", ""], ["node", "peer", "settings"]),
         (["nonsense", ""], []),
     ],
 )

@@ -16,7 +16,7 @@ from kilo.backends.documents import (
     make_peer_document,
 )
 from kilo.backends.entries import join_entries
-from kilo.backends.kubernetes.client import ApiError, Client
+from kilo.backends.kubernetes.client import JSON_PATCH, ApiError, Client
 from kilo.backends.kubernetes.declaring import Declarer, annotate_node
 from kilo.backends.kubernetes.entries import decode_node
 from kilo.backends.kubernetes.remarking import Remarker
@@ -35,7 +35,6 @@ from kilo.mesh.model import NodeReport, NodeSpec, PartialSettings, Peer, Snapsho
 from kilo.mesh.remarks import Remarks
 from kilo.notices import Notices
 
-JSON_PATCH = "application/json-patch+json"
 ALREADY_EXISTS = "AlreadyExists"
 MAX_TRIES = 3
 """To put a peer that others create and delete at the same time."""
