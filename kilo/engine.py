@@ -243,11 +243,13 @@ class Engine:
         await self._heard.keep(join_report(snapshot, plan.report))
 
     async def _make_plan(self, snapshot: Snapshot) -> Plan:
-        facts = await self._dataplane.facts()
-        actual = await self._dataplane.read()
+        async with asyncio.TaskGroup() as group:
+            asking = group.create_task(self._dataplane.facts())
+            reading = group.create_task(self._dataplane.read())
+            earlier, self._stats = self._stats, await self._dataplane.observe()
+        facts, actual = asking.result(), reading.result()
         if self._initial is None:
             self._initial = actual
-        earlier, self._stats = self._stats, await self._dataplane.observe()
         self._status.session_resets.inc(count_resets(earlier, self._stats))
         knowledge = Knowledge(
             snapshot=snapshot,

@@ -40,6 +40,8 @@ from kilo.dataplane.nlsocket import (
     unpack,
     widen_buffer,
 )
+from kilo.dataplane.owndoing import OwnDoing
+from kilo.dataplane.ownroutes import decode_own
 from kilo.dataplane.routes import (
     ROUTE_HEADER,
     ROUTE_PROTOCOL,
@@ -73,6 +75,7 @@ _CHAIN_MARK = MARK.encode()
 _DATAGRAMS_A_TURN = 64  # then other tasks of the loop have their turn
 
 Fingerprint = bytes | None
+_Judge = Callable[[Message], bool]
 
 
 class Relevance:
@@ -82,10 +85,17 @@ class Relevance:
     periodic advertisement renews. About what it does not know, every message is news.
     """
 
-    def __init__(self, *, table: str, routes: Callable[[], Collection[RouteKey]]) -> None:
+    def __init__(
+        self, *, table: str, routes: Callable[[], Collection[RouteKey]], own: OwnDoing
+    ) -> None:
         self._table = table
         self._routes = routes
+        self._own = own
         self._seen: dict[object, object] = {}
+        self._names: dict[int, str] = {}
+        """The links' names: a route means its link by a number."""
+        self._is_touched = False
+        """Whether the transaction of nftables' that is being told of is about us."""
         self._judges: dict[int, Callable[[Message], bool]] = {
             RTM_NEWLINK: self._judge_link,
             RTM_DELLINK: self._judge_link,
@@ -99,12 +109,15 @@ class Relevance:
 
     def learn(self, netlink: NetlinkSocket) -> None:
         """What links and addresses are like now. Raises ``DataplaneError``."""
-        self._seen.update((link.index, link) for link in read_links(netlink))
+        for link in read_links(netlink):
+            self._seen[link.index] = link
+            self._names[link.index] = link.name
         self._seen.update((_identify(entry), entry) for entry in read_address_entries(netlink))
 
     def forget(self) -> None:
         """Messages were lost."""
         self._seen.clear()
+        self._is_touched = False
 
     def is_about_us(self, message: Message) -> bool:
         """Whether a message of the routing family matters; one that makes no sense does."""
@@ -115,9 +128,18 @@ class Relevance:
             return True
 
     def is_about_table(self, message: Message) -> bool:
-        """Whether a message of nftables' speaks of our table, or of chains of ours in others'."""
-        if message.type >> 8 != _NFT_SUBSYSTEM or message.type & 0xFF == _NFT_NEW_GENERATION:
+        """Whether a message of nftables' ends a transaction, not ours, in which something was said
+        of our table, or of chains of ours in others'.
+        """
+        if message.type >> 8 != _NFT_SUBSYSTEM:
             return False
+        if message.type & 0xFF != _NFT_NEW_GENERATION:
+            self._is_touched = self._is_touched or self._names_ours(message)
+            return False
+        touched, self._is_touched = self._is_touched, False
+        return touched and not self._own.take_transaction()
+
+    def _names_ours(self, message: Message) -> bool:
         try:
             attributes = parse_attributes(message.body, _NFT_HEADER_BYTES)
         except DataplaneError:
@@ -132,6 +154,7 @@ class Relevance:
         link = decode_link(message.body)
         if link.family:  # a bridge about its port
             return False
+        self._names[link.index] = link.name
         return self._remember(link.index, link, gone=message.type == RTM_DELLINK)
 
     def _judge_address(self, message: Message) -> bool:
@@ -151,7 +174,8 @@ class Relevance:
     def _judge_route(self, message: Message) -> bool:
         family, length, *_, protocol, _, _, _ = unpack(ROUTE_HEADER, message.body)
         if protocol == ROUTE_PROTOCOL:
-            return True
+            route = decode_own(message.body, self._names)
+            return self._own.is_news(route, gone=message.type == RTM_DELROUTE)
         if length == 0:
             return decode_default(message.body, family) is not None
         if message.type == RTM_NEWROUTE and not message.flags & NLM_F_REPLACE:
@@ -221,7 +245,7 @@ class Drift:
         self._touched = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._reported_at = -GAP_SECONDS
-        self._sockets: list[socket.socket] = []
+        self._sockets: dict[socket.socket, _Judge] = {}
         self._closed = False
         self._failure: DataplaneError | None = None
         try:
@@ -239,6 +263,12 @@ class Drift:
         # is missed, and compared with what is there now, so that nothing old is taken for news.
         with open_socket() as netlink:
             self._relevance.learn(netlink)
+
+    def catch_up(self) -> None:
+        """Judge all that the kernel has told so far, now."""
+        for sock, judge in tuple(self._sockets.items()):
+            while self._receive(sock, judge):
+                pass
 
     def __aiter__(self) -> Drift:
         return self
@@ -284,22 +314,21 @@ class Drift:
         self._sockets.clear()
         self.touch()
 
-    def _listen(
-        self, family: int, groups: Collection[int], judge: Callable[[Message], bool]
-    ) -> None:
+    def _listen(self, family: int, groups: Collection[int], judge: _Judge) -> None:
         try:
             sock = _subscribe(family, groups)
         except OSError as error:
             raise DataplaneError(f"netlink: subscribe: {error.strerror}") from error
-        self._sockets.append(sock)
+        self._sockets[sock] = judge
         self._loop.add_reader(sock, self._receive, sock, judge)
 
-    def _receive(self, sock: socket.socket, judge: Callable[[Message], bool]) -> None:
+    def _receive(self, sock: socket.socket, judge: _Judge) -> bool:
+        """Whether there may be more."""
         for _ in range(_DATAGRAMS_A_TURN):
             try:
                 datagram = sock.recv(RECEIVE_BYTES)
             except BlockingIOError:
-                return
+                return False
             except OSError as error:
                 # ENOBUFS: more came than fitted, and we cannot know what it was.
                 self._relevance.forget()
@@ -307,9 +336,10 @@ class Drift:
                 if error.errno != errno.ENOBUFS:
                     self._loop.remove_reader(sock)
                     self._failure = DataplaneError(f"netlink notifications: {error.strerror}")
-                return
+                return False
             if _concerns_us(datagram, judge):
                 self.touch()
+        return True
 
 
 def _subscribe(family: int, groups: Collection[int]) -> socket.socket:
@@ -325,7 +355,7 @@ def _subscribe(family: int, groups: Collection[int]) -> socket.socket:
     return sock
 
 
-def _concerns_us(datagram: bytes, judge: Callable[[Message], bool]) -> bool:
+def _concerns_us(datagram: bytes, judge: _Judge) -> bool:
     try:
         # All are judged, even after one that matters: judging remembers.
         verdicts = [judge(message) for message in split_messages(datagram)]

@@ -6,8 +6,10 @@ The WireGuard device and the firewall are drivers handed in; links, addresses an
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -21,6 +23,7 @@ from kilo.dataplane.drift import DeviceWatch, Drift, Relevance
 from kilo.dataplane.hostfacts import HostnameLookup, read_facts
 from kilo.dataplane.nftables_shape import TABLE
 from kilo.dataplane.nlsocket import run_with_socket
+from kilo.dataplane.owndoing import OwnDoing
 from kilo.dataplane.ownroutes import OwnRoutes
 from kilo.dataplane.routes import RouteKey, apply_routes
 from kilo.dataplane.sysctls import RECORD, Sysctls, add_sysctls
@@ -94,6 +97,8 @@ class FirewallDriver(Protocol):
         ...
 
 
+_WIREGUARD = WireGuardDevice | WireGuardPeer
+
 ApplyGroup = Callable[[Sequence[Change]], Awaitable[list[DataplaneError]]]
 """Carries out steps of one kind and returns what failed, each text beginning with its step."""
 
@@ -136,7 +141,10 @@ class LinuxDataplane:
             WireGuardPeer: self._apply_wireguard,
         }
         self._device = DeviceWatch(wireguard.fingerprint)
+        self._configured: frozenset[Resource | None] = frozenset()
+        """The device and its peers as they were last read."""
         self._own_routes = OwnRoutes()
+        self._own = OwnDoing()
         self._routes: frozenset[RouteKey] = frozenset()
         """Where our routes are, or should be and were refused."""
         self._drifts: list[Drift] = []
@@ -149,23 +157,31 @@ class LinuxDataplane:
 
     async def read(self) -> DataplaneState:
         """See ``Dataplane.read``."""
-        link = await netlink.read_link(self.interface)
-        device, peers = await self._read_device()
-        tunnels = [await read_tunnel(name) for name in self._tunnels]
-        routes, barriers = await run_with_socket(self._own_routes.read)
+        self._own.forget()
+        async with asyncio.TaskGroup() as group:  # most of it is waiting, for one program or other
+            reading = group.create_task(self._read_device())
+            listing = group.create_task(run_with_socket(self._own_routes.read))
+            asking = group.create_task(self._read_firewall())
+            link = await netlink.read_link(self.interface)
+            tunnels = [await read_tunnel(name) for name in self._tunnels]
+            addresses = await netlink.read_addresses(self.interface)
+            rules = await netlink.read_rules()
+            sysctls = await self._sysctls.read()
+        (device, peers), (routes, barriers) = reading.result(), listing.result()
         self._routes = frozenset((route.table, route.destination) for route in routes)
+        self._own.know(routes | barriers)
         return DataplaneState(
             # What bears our link's name and is no WireGuard device is somebody else's.
             links=frozenset() if link is None or device is None else frozenset({link}),
             tunnels=frozenset(tunnel for tunnel in tunnels if tunnel is not None),
             devices=frozenset() if device is None else frozenset({device}),
             peers=peers,
-            addresses=await netlink.read_addresses(self.interface),
-            firewall=await self._read_firewall(),
+            addresses=addresses,
+            firewall=asking.result(),
             routes=routes,
             barriers=barriers,
-            rules=await netlink.read_rules(),
-            sysctls=await self._sysctls.read(),
+            rules=rules,
+            sysctls=sysctls,
         )
 
     async def observe(self) -> Mapping[PublicKey, PeerStats]:
@@ -175,11 +191,26 @@ class LinuxDataplane:
     async def apply(self, changes: Changes) -> None:
         """See ``Dataplane.apply``."""
         failures: list[DataplaneError] = []
+        self._own.intend(changes)
         for apply_group, steps in groupby(changes, key=self._choose_driver):
             failures += await apply_group(tuple(steps))
         if failures:
+            self._own.forget()
             self._await_obstacles(changes, failures)
             raise group_failures(changes, failures)
+        await self._look_at_device(changes)
+
+    async def _look_at_device(self, changes: Changes) -> None:
+        """Take the device for known again, if it is now what it was to be: somebody else may have
+        changed it meanwhile, and then the poll is to notice.
+        """
+        steps = [step for step in changes if isinstance(step.resource, _WIREGUARD)]
+        if steps:
+            wanted = self._configured - {step.old for step in steps} | {step.new for step in steps}
+            with suppress(DataplaneError):  # whoever reads next meets it
+                device, peers, fingerprint = await self._wireguard.read_marked()
+                if {device, *peers} == wanted - {None}:
+                    self._device.know(fingerprint)
 
     def _await_obstacles(self, changes: Changes, failures: Sequence[DataplaneError]) -> None:
         """Listen also for what becomes of the places of the routes that were refused: somebody
@@ -193,7 +224,7 @@ class LinuxDataplane:
 
     def drift(self) -> Drift:
         """See ``Dataplane.drift``; it is subscribed as soon as this returns."""
-        relevance = Relevance(table=TABLE, routes=lambda: self._routes)
+        relevance = Relevance(table=TABLE, routes=lambda: self._routes, own=self._own)
         drift = Drift(relevance, self._device)
         self._drifts.append(drift)
         return drift
@@ -215,6 +246,7 @@ class LinuxDataplane:
             self._device.know(error)
             raise
         self._device.know(fingerprint)
+        self._configured = frozenset((device, *peers))
         return device, peers
 
     async def _read_firewall(self) -> Firewall | None:
@@ -263,7 +295,16 @@ class LinuxDataplane:
             return [_name(step, error) for step in steps]
 
     async def _apply_firewall(self, steps: Sequence[Change]) -> list[DataplaneError]:
-        return [error for step in steps for error in await _try(step, self._firewall.apply)]
+        return [error for step in steps for error in await _try(step, self._change_firewall)]
+
+    async def _change_firewall(self, step: Change) -> None:
+        self._own.expect_transaction()
+        try:
+            await self._firewall.apply(step)
+        finally:
+            for drift in self._drifts:
+                drift.catch_up()
+            self._own.expect_none()
 
 
 async def _apply_barriers(steps: Sequence[Change]) -> list[DataplaneError]:

@@ -17,7 +17,7 @@ from kilo.errors import DataplaneError
 from kilo.mesh.diff import Change, Changes
 from kilo.mesh.host import HostFacts
 from kilo.mesh.keys import PublicKey
-from kilo.mesh.state import DataplaneState, PeerStats, Resource, Route, Rule
+from kilo.mesh.state import Address, DataplaneState, Link, PeerStats, Resource, Route, Rule
 
 
 class MemoryDrift:
@@ -108,8 +108,8 @@ class MemoryDataplane:
                 self._carry_out(step)
             except OSError as error:
                 failures.append(DataplaneError(f"{step}: {error.strerror}"))
-        if len(failures) < len(changes):
-            self._touch()  # a kernel notifies of what its own listener did as well
+        if any(isinstance(step.resource, Link | Address) for step in changes):
+            self._touch()  # of what the host is like everybody hears, whoever made it so
         if failures:
             raise group_failures(changes, failures)
 

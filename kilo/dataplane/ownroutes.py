@@ -39,7 +39,7 @@ class OwnRoutes:
             for message in netlink.dump(RTM_GETROUTE, _make_request(family), _copy_if_ours)
         ]
         meanings = {
-            message: known[message] if message in known else _decode(message, names)
+            message: known[message] if message in known else decode_own(memoryview(message), names)
             for message in messages
         }
         if known is not self._meanings or meanings.keys() != known.keys():
@@ -57,8 +57,11 @@ def _copy_if_ours(body: memoryview) -> bytes | None:
     return bytes(body) if unpack(ROUTE_HEADER, body)[5] == ROUTE_PROTOCOL else None
 
 
-def _decode(message: bytes, names: Mapping[int, str]) -> _Meaning:
-    body = memoryview(message)
+def decode_own(body: memoryview, names: Mapping[int, str]) -> Route | Barrier | None:
+    """What a listed route is of ours; None if it is nothing that we would make.
+
+    Raises ``DataplaneError`` for a body that no kernel writes.
+    """
     entry = decode_entry(body, names)
     if entry is not None and entry.route is not None and entry.protocol == ROUTE_PROTOCOL:
         return entry.route

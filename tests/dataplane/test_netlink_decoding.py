@@ -20,6 +20,7 @@ from kilo.dataplane.nlsocket import (
     parse_attributes,
     split_messages,
 )
+from kilo.dataplane.owndoing import OwnDoing
 from kilo.dataplane.routes import (
     ROUTE_HEADER,
     ROUTE_PROTOCOL,
@@ -149,7 +150,7 @@ def test_garbage_ends_in_values_or_an_error_never_in_anything_else(garbage: byte
 @settings(deadline=None)
 @given(st.integers(0, 2**16 - 1), st.binary(max_size=120))
 def test_any_notification_can_be_judged(message_type: int, body: bytes) -> None:
-    relevance = Relevance(table="kilo", routes=tuple)
+    relevance = Relevance(table="kilo", routes=tuple, own=OwnDoing())
     message = Message(message_type, 0x100, 0, 0, memoryview(body))
 
     assert relevance.is_about_us(message) in (True, False)

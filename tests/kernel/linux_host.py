@@ -6,6 +6,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+from kilo.dataplane.barriers import METRIC
 from kilo.dataplane.linux import LinuxDataplane
 from kilo.dataplane.nftables import NFTables
 from kilo.dataplane.nftables_shape import TABLE
@@ -14,6 +15,7 @@ from kilo.dataplane.wireguard import WireGuard
 from kilo.keyfile import generate_private_key
 from kilo.mesh.state import (
     Address,
+    Barrier,
     Firewall,
     Link,
     Resource,
@@ -66,6 +68,8 @@ class LinuxHost:
                 self.namespace.run("wg", "set", resource.link, "peer", key, "remove")
             case Firewall():
                 self.namespace.run("nft", "delete", "table", "inet", TABLE)
+            case Barrier(destination=destination):
+                ip("route", "delete", "unreachable", str(destination), "metric", str(METRIC))
             case Link() | Tunnel():
                 ip("link", "delete", resource.name)
             case _:

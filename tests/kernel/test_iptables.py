@@ -17,6 +17,7 @@ from kilo.dataplane.firewall import Choice, HostFirewall, choose_driver
 from kilo.dataplane.firewall_terms import NOT_OURS
 from kilo.dataplane.iptables import IPTables, Kind
 from kilo.dataplane.nftables import NFTables
+from kilo.dataplane.owndoing import OwnDoing
 from kilo.errors import DataplaneError
 from kilo.mesh.diff import Change
 from kilo.mesh.state import Firewall
@@ -170,7 +171,7 @@ async def test_what_others_do_to_chains_of_ours_in_nf_tables_wakes_the_agent() -
         return None
 
     await make_example(Kind.NFT)
-    drift = Drift(Relevance(table="kilo", routes=tuple), DeviceWatch(fingerprint))
+    drift = Drift(Relevance(table="kilo", routes=tuple, own=OwnDoing()), DeviceWatch(fingerprint))
     try:
         run("iptables-nft -t nat -A POSTROUTING -j ACCEPT")
         with pytest.raises(TimeoutError):
@@ -178,7 +179,7 @@ async def test_what_others_do_to_chains_of_ours_in_nf_tables_wakes_the_agent() -
                 await anext(drift)
         for command in ("-D FORWARD 1", "-t nat -F KILO-NAT", "-t mangle -F"):
             run(f"iptables-nft {command}")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await anext(drift)
     finally:
         await drift.aclose()
