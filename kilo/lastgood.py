@@ -58,7 +58,8 @@ class SnapshotFile:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "w") as file:
-                json.dump(format_snapshot(snapshot), file, indent=1)
+                # Not ``json.dump``, nor indented: both are written in Python, ten times slower.
+                file.write(json.dumps(format_snapshot(snapshot)))
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(self._path)

@@ -109,9 +109,23 @@ def _leave_out_equals(
     gone: list[Resource] = []
     new: list[Resource] = []
     for had, wanted in zip(actual.groups(), desired.groups(), strict=True):
-        gone += had - wanted
-        new += wanted - had
+        lost, won = _compare(had, wanted)
+        gone += lost
+        new += won
     return gone, new
+
+
+def _compare(
+    had: AbstractSet[Resource], wanted: AbstractSet[Resource]
+) -> tuple[AbstractSet[Resource], AbstractSet[Resource]]:
+    """What only the first has, and only the second. The larger one is looked through first: mostly
+    all of the other is found in it.
+    """
+    if len(had) < len(wanted):
+        won, lost = _compare(wanted, had)
+        return lost, won
+    lost = had - wanted
+    return lost, wanted - had if len(had) - len(lost) < len(wanted) else frozenset()
 
 
 def _identify(resource: Resource) -> tuple[object, ...]:
