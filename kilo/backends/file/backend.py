@@ -65,6 +65,7 @@ class FileBackend:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wakes: set[asyncio.Event] = set()
         self._is_polling = False
+        self._rescan_at = 0.0
         self._has_warned = False
         self._closed = asyncio.Event()
         self._log = get_logger("file")
@@ -187,15 +188,24 @@ class FileBackend:
         """Begin to listen before looking, so that no change falls between the two."""
         try:
             self._listen()
-            return self._look()
+            return self._look_again()
         except BackendError:
             # Inode numbers are used again: after an absence nothing tells the old one from a new.
             self._watch.stop()
             raise
 
+    def _look_again(self) -> Look:
+        """At what was heard of; now and then at everything, for no event tells of some changes."""
+        touched = self._watch.take_touched()
+        now = time.monotonic()
+        if self._is_polling or now >= self._rescan_at:
+            touched, self._rescan_at = None, now + self._rescan_seconds
+        return self._tree.look(self._watch.held(), now, touched=touched)
+
     def _listen(self) -> None:
         try:
-            self._watch.ensure(identify_directory(self.directory))
+            if self._watch.ensure(identify_directory(self.directory)):
+                self._rescan_at = 0.0  # nobody has listened until now
         except OSError as error:
             self._is_polling = True
             self._warn_polling(error)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kilo.backends.documents import read_document
 from kilo.backends.file.scanning import Stamp, describe_file, show_path
-from kilo.backends.objects import Found
+from kilo.backends.formats import LATEST_SECOND
+from kilo.backends.objects import Found, ReportedNode
 from kilo.backends.yamltext import Document, load_documents
 from kilo.mesh.model import Problem
 
@@ -31,6 +34,8 @@ class Content:
     """Objects in the documents, good or bad: a list holds many."""
     broken: bool = False
     """The file could not be read, or not to its end."""
+    rest: bytes = field(default=b"", repr=False)
+    """Of a node's report: by what its text is known, but for when it was written."""
 
 
 NOTHING = Content()
@@ -41,15 +46,44 @@ class UnusableFileError(Exception):
     """The file as a whole cannot be read; the text says why."""
 
 
-def read_content(directory: Path, path: str, topology_label: str) -> tuple[Content, Stamp | None]:
-    """The content, and the stamp it had once it was read; None where nobody can tell."""
+_STAMP = re.compile(rb'^( *"?lastSeen"?: )([1-9][0-9]{0,11})(?=,?$)', re.MULTILINE)
+"""A line that says when a report was written, as everybody writes it."""
+
+
+def read_content(
+    directory: Path, path: str, topology_label: str, before: Content
+) -> tuple[Content, Stamp | None]:
+    """The content, and the stamp it had once it was read; None where nobody can tell. ``before``
+    is what the file held when it was last read; it changes no result.
+    """
     try:
         data, stamp = read_bytes(directory / path)
     except UnusableFileError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return NOTHING, None
         return make_broken(path, str(error)), None
-    return parse_content(data, path, topology_label), stamp
+    return _recognise(data, before) or parse_content(data, path, topology_label), stamp
+
+
+def _recognise(data: bytes, before: Content) -> Content | None:
+    """The content of a report of which nothing has changed but when it was written."""
+    rest, last_seen = _split_stamp(data)
+    match before.found:
+        case (Found(value=ReportedNode() as report) as found,) if rest and rest == before.rest:
+            value = replace(report, last_seen=last_seen)
+            return replace(before, found=(replace(found, value=value),))
+    return None
+
+
+def _split_stamp(data: bytes) -> tuple[bytes, int | None]:
+    """A digest of the text without the stamp, and the stamp; nothing where it is not the one line
+    that speaks of such a thing.
+    """
+    found = _STAMP.search(data)
+    if found is None or data.count(b"lastSeen") != 1 or int(found[2]) > LATEST_SECOND:
+        return b"", None
+    rest = data[: found.start(2)] + data[found.end(2) :]
+    return hashlib.blake2b(rest, digest_size=16).digest(), int(found[2])
 
 
 def read_bytes(path: Path) -> tuple[bytes, Stamp]:
@@ -87,9 +121,14 @@ def make_broken(path: str, reason: str) -> Content:
 def parse_content(data: bytes, path: str, topology_label: str) -> Content:
     """What bytes that stand in that file hold. Never raises."""
     try:
-        return _parse_text(data.decode("utf-8"), path, topology_label)
+        content = _parse_text(data.decode("utf-8"), path, topology_label)
     except UnicodeDecodeError as error:
         return make_broken(path, f"is not UTF-8 text (byte {error.start + 1})")
+    rest, last_seen = _split_stamp(data)
+    match [one.value for one in content.found]:
+        case [ReportedNode(last_seen=int(read))] if read == last_seen:
+            return replace(content, rest=rest)
+    return content
 
 
 def _parse_text(text: str, path: str, topology_label: str) -> Content:

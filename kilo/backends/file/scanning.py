@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +17,7 @@ from kilo.errors import BackendError
 from kilo.mesh.model import Problem
 
 SUFFIXES = (".yaml", ".yml", ".json")
+TEMPORARY = ".tmp"
 MAX_DIRECTORIES = 50
 """How deep to look."""
 
@@ -52,6 +53,8 @@ class Listing:
     unknown: list[str] = field(default_factory=list)
     """Files and directories that are there but could not be looked at."""
     problems: list[Problem] = field(default_factory=list)
+    has_twins: bool = False
+    """Whether a file is reached by more than one path."""
 
 
 def identify_directory(directory: Path) -> tuple[int, int]:
@@ -85,12 +88,22 @@ def list_files(directory: Path) -> Listing:
         if (stamp.device, stamp.inode) not in seen:
             seen.add((stamp.device, stamp.inode))
             listing.files[path] = stamp
-    return listing
+    return replace(listing, has_twins=len(listing.files) < len(found))
+
+
+def find_stamp(directory: Path, path: str) -> Stamp | None:
+    """Of a file to be read that is reached by no other path; None for anything else."""
+    try:
+        status = os.lstat(f"{directory}/{path}")
+    except OSError:
+        return None
+    is_alone = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+    return Stamp.of(status) if is_alone and path.endswith(SUFFIXES) else None
 
 
 def is_ignored(name: str) -> bool:
     """Hidden files, and what editors and writers put beside the file they work on."""
-    return name.startswith((".", "#")) or name.endswith(("~", ".swp", ".tmp"))
+    return name.startswith((".", "#")) or name.endswith(("~", ".swp", TEMPORARY))
 
 
 def show_path(path: str) -> str:

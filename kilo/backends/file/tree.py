@@ -7,18 +7,21 @@ most likely being written; so does one that is empty or missing for a moment.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from kilo.backends.file.reading import NOTHING, Content, read_content
-from kilo.backends.file.scanning import Listing, Stamp, identify_directory, list_files
-from kilo.backends.objects import Found, join_objects
+from kilo.backends.file.scanning import Listing, Stamp, find_stamp, identify_directory, list_files
+from kilo.backends.objects import Found, ReportedNode, join_objects
 from kilo.errors import BackendError
 from kilo.mesh.model import Problem, Snapshot
 
 GONE_GRACE_SECONDS = 0.2
 """Some editors remove or rename a file and write it anew."""
+TOGETHER_SECONDS = 2.0
+"""How long the first of many to go waits for the others."""
 EMPTY_GRACE_SECONDS = 5.0
 """Others truncate it first and may be slow to fill it: a busy disk held one up for 1.2 s."""
 CONFIRMING_LOOKS = 2
@@ -82,6 +85,7 @@ class Tree:
         self._topology_label = topology_label
         self._entries: dict[str, Entry] = {}
         self._problems: list[Problem] = []
+        self._has_twins = False
         self._snapshot: Snapshot | None = None
         self._identity: tuple[int, int] | None = None
         self._accepted: tuple[int, int] | None = None
@@ -89,12 +93,17 @@ class Tree:
         self._held_documents = False
         self._held_declared = False
 
-    def look(self, held: Mapping[str, float], now: float) -> Look:
-        """Read what changed. ``held`` tells of files being written, and until when to wait.
+    def look(
+        self, held: Mapping[str, float], now: float, *, touched: Collection[str] | None = None
+    ) -> Look:
+        """Read what changed. ``held`` tells of files being written, and until when to wait;
+        ``touched`` are the only ones that may have changed, None: any.
 
         ``BackendError`` where the directory cannot be read, is empty although it was not, or has
         been replaced by one that holds at most what agents report.
         """
+        if touched is not None and self._take_stamps(touched, held, now):
+            return self._show()
         self._identity = identify_directory(self.directory)
         listing = list_files(self.directory)
         entries = {
@@ -102,6 +111,7 @@ class Tree:
             for path, stamp in listing.files.items()
         }
         entries |= self._keep_missing(listing, now)
+        self._has_twins = listing.has_twins
         has_documents = any(entry.content.documents for entry in entries.values())
         if self._held_documents and not has_documents:
             self._snapshot = None
@@ -111,8 +121,44 @@ class Tree:
         if self._snapshot is None or (entries, listing.problems) != (self._entries, self._problems):
             self._entries, self._problems = entries, listing.problems
             self._snapshot = self._join()
-        again = [entry.again_at for entry in entries.values() if entry.again_at is not None]
+        return self._show()
+
+    def _show(self) -> Look:
+        if self._snapshot is None:
+            raise ValueError("nothing has been seen")
+        again = (entry.again_at for entry in self._entries.values() if entry.again_at is not None)
         return Look(snapshot=self._snapshot, again_at=min(again, default=None))
+
+    def _take_stamps(self, touched: Collection[str], held: Mapping[str, float], now: float) -> bool:
+        """Whether reports written anew, with nothing new in them, are all that has happened, as it
+        mostly is; then they are read, and no other file is looked at.
+        """
+        if self._snapshot is None or self._has_twins or self.has_moved():
+            return False
+        due = {path for path, one in self._entries.items() if one.again_at and one.again_at <= now}
+        entries: dict[str, Entry] = {}
+        for path in due.union(touched):
+            old, stamp = self._entries.get(path), find_stamp(self.directory, path)
+            if old is None or stamp is None or old.doubt or held.get(path, 0.0) > now:
+                return False
+            new = old if old.stamp == stamp else self._read(path, stamp, old, now)
+            if new.trouble or new.content.rest != old.content.rest or not new.content.rest:
+                return False
+            if any(self._has_rival(found.name) for found in new.content.found):
+                return False
+            entries[path] = new
+        self._entries |= entries
+        stamps = dict(
+            stamp for one in entries.values() for stamp in _list_stamps(one.content.found)
+        )
+        last_seen = MappingProxyType({**self._snapshot.last_seen, **stamps})
+        self._snapshot = replace(self._snapshot, last_seen=last_seen)
+        return True
+
+    def _has_rival(self, name: str) -> bool:
+        """Whether another file reports that node, too."""
+        report = f"NodeReport {name}"
+        return self._snapshot is None or any(p.object == report for p in self._snapshot.problems)
 
     def _judge_directory(self, entries: Mapping[str, Entry]) -> None:
         """Raise ``BackendError`` for one in another's place that holds at most reports: agents
@@ -171,7 +217,7 @@ class Tree:
 
     def _read(self, path: str, stamp: Stamp, old: Entry, now: float) -> Entry:
         self.files_read += 1
-        content, read_stamp = read_content(self.directory, path, self._topology_label)
+        content, read_stamp = read_content(self.directory, path, self._topology_label, old.content)
         # Either way round: the file's clock may be another machine's, and far ahead.
         is_racy = abs(time.time_ns() - stamp.mtime_ns) < RACY_NANOSECONDS
         if is_racy or content == NOTHING or read_stamp not in (stamp, None):
@@ -189,19 +235,16 @@ class Tree:
 
     def _keep_missing(self, listing: Listing, now: float) -> dict[str, Entry]:
         """Entries of files that are not listed but not yet to be given up."""
-        kept = {}
-        for path, old in self._entries.items():
-            if path in listing.files:
-                continue
-            if any(
-                path == unknown or path.startswith(f"{unknown}/") for unknown in listing.unknown
-            ):
-                kept[path] = replace(old, stamp=None, doubt=None, again_at=None)
-            elif old.content.found:
-                doubted = _doubt(old, now, GONE_GRACE_SECONDS)
-                if doubted:
-                    kept[path] = doubted
-        return kept
+        missing = {path: one for path, one in self._entries.items() if path not in listing.files}
+        kept = {
+            path: replace(old, stamp=None, doubt=None, again_at=None)
+            for path, old in missing.items()
+            if any(path == one or path.startswith(f"{one}/") for one in listing.unknown)
+        }
+        gone = {path: old for path, old in missing.items() if path not in kept}
+        return kept | _doubt_gone(
+            {path: old for path, old in gone.items() if old.content.found}, now
+        )
 
     def _join(self) -> Snapshot:
         found: list[Found] = []
@@ -217,9 +260,29 @@ class Tree:
         return join_objects(found, problems)
 
 
+def _list_stamps(reports: Iterable[Found]) -> Iterator[tuple[str, int]]:
+    for report in reports:
+        match report.value:
+            case ReportedNode(last_seen=int(last_seen)):
+                yield report.name, last_seen
+
+
 def _is_declared(entry: Entry) -> bool:
     """Whether a person wrote any of it."""
     return any(one.kind != "NodeReport" for one in entry.content.found)
+
+
+def _doubt_gone(gone: Mapping[str, Entry], now: float) -> dict[str, Entry]:
+    """Those that are not to be given up yet: all until the last has been missing for long enough.
+    What goes together, a node's declaration and its report, must not leave half of it in between.
+    """
+    doubted = {path: _doubt(old, now, GONE_GRACE_SECONDS) for path, old in gone.items()}
+    if any(doubted.values()):
+        again_at = now + GONE_GRACE_SECONDS / CONFIRMING_LOOKS
+        for path, old in gone.items():
+            if old.doubt and now < old.doubt.since + TOGETHER_SECONDS:
+                doubted[path] = doubted[path] or replace(old, again_at=again_at)
+    return {path: entry for path, entry in doubted.items() if entry}
 
 
 def _doubt(old: Entry, now: float, grace_seconds: float) -> Entry | None:

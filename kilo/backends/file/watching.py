@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from watchdog.events import (
@@ -26,7 +27,7 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
-from kilo.backends.file.scanning import is_ignored
+from kilo.backends.file.scanning import TEMPORARY, is_ignored
 
 HOLD_SECONDS = 5.0
 """How long to wait, after the last write, for a writer to close its file."""
@@ -45,6 +46,10 @@ EVENTS: list[type[FileSystemEvent]] = [
 ]
 
 
+EVERYTHING = ""
+"""Stands for all paths where a directory came or went, or a link that others may lead through."""
+
+
 class DirectoryWatch:
     """Watches one directory; ``notify`` is called in a thread of watchdog's."""
 
@@ -55,13 +60,14 @@ class DirectoryWatch:
         self._handler = _Handler(Path("/"), notify)
         self._identity: tuple[int, int] | None = None
 
-    def ensure(self, identity: tuple[int, int]) -> None:
-        """Watch the directory of that device and inode; ``OSError`` where inotify refuses.
+    def ensure(self, identity: tuple[int, int]) -> bool:
+        """Watch the directory of that device and inode, and whether nobody did until now;
+        ``OSError`` where inotify refuses.
 
         Blocks: it visits every directory below.
         """
         if self._identity == identity and self._is_alive():
-            return
+            return False
         self.stop()
         # inotify does not follow a link at the end of the path it is given.
         root = self._directory.resolve()
@@ -75,6 +81,7 @@ class DirectoryWatch:
             self.stop()
             raise
         self._identity = identity
+        return True
 
     def stop(self) -> None:
         """End watching; blocks until watchdog's threads have ended."""
@@ -84,6 +91,14 @@ class DirectoryWatch:
             observer.stop()
             if observer.is_alive():
                 observer.join(STOP_SECONDS)
+
+    def take_touched(self) -> set[str] | None:
+        """The files of which something was heard since this was last asked; None: of more than
+        can be told, so that all are to be looked at.
+        """
+        heard = self._handler.heard
+        touched = {heard.popleft() for _ in range(len(heard))}
+        return None if EVERYTHING in touched else touched
 
     def held(self) -> dict[str, float]:
         """Files being written now, and until when to wait for their end (monotonic clock)."""
@@ -106,6 +121,8 @@ class _Handler(FileSystemEventHandler):
     def __init__(self, root: Path, notify: Callable[[], None]) -> None:
         self.written_at: dict[str, float] = {}
         """Path relative to the root -> when it was last written to."""
+        self.heard: deque[str] = deque()
+        """Paths relative to the root; added to and taken from by different threads."""
         self.lost_root = False
         """The directory was deleted; another of its name, and even inode number, is not it."""
         self._root = root
@@ -125,7 +142,20 @@ class _Handler(FileSystemEventHandler):
         elif not isinstance(event, FileCreatedEvent):
             self.written_at.pop(relative, None)
         self._forget_old()
+        self.heard.extend(self._list_touched(event))
         self._notify()
+
+    def _list_touched(self, event: FileSystemEvent) -> Iterator[str]:
+        if event.is_directory:
+            yield EVERYTHING
+            return
+        for path in map(os.fsdecode, (event.src_path, event.dest_path)):
+            name = os.path.basename(path)  # noqa: PTH119 - once for every event
+            if not name:  # only what is moved has a destination
+                continue
+            # A file beside the one that it is about to replace says nothing yet.
+            if not name.endswith(TEMPORARY):
+                yield EVERYTHING if is_ignored(name) else os.path.relpath(path, self._root)
 
     def _forget_old(self) -> None:
         oldest = time.monotonic() - HOLD_SECONDS
