@@ -38,11 +38,13 @@ def make_problem_entry(problem: Problem, *, essence: object = None) -> Entry:
     return Entry(essence=essence, part=Snapshot(problems=(problem,)))
 
 
-def join_entries(held: Sequence[Items]) -> Snapshot:
-    """The mesh that all of these objects describe."""
+def join_entries(held: Sequence[Items], before: Snapshot | None = None) -> Snapshot:
+    """The mesh that all of these objects describe. ``before`` is what they did: nodes in which
+    nothing is new are the very same again, so that whoever compares them is done at once.
+    """
     parts = [item.value.part for items in held for item in items.values()]
     return Snapshot(
-        nodes=_join_nodes(node for part in parts for node in part.nodes),
+        nodes=_join_nodes((node for part in parts for node in part.nodes), before),
         peers=tuple(sorted((p for part in parts for p in part.peers), key=lambda p: p.name)),
         settings=next((part.settings for part in parts if part.settings), PartialSettings()),
         problems=_limit(sort_problems(p for part in parts for p in part.problems)),
@@ -64,15 +66,22 @@ def read_stamps(held: Sequence[Items]) -> Mapping[str, int]:
     )
 
 
-def _join_nodes(found: Iterable[Node]) -> tuple[Node, ...]:
+def _join_nodes(found: Iterable[Node], before: Snapshot | None) -> tuple[Node, ...]:
     """Sorted by name; where one object declares a node and another reports it they are one."""
+    known = {node.name: node for node in before.nodes} if before else {}
     nodes: dict[str, Node] = {}
     for node in found:
         other = nodes.setdefault(node.name, node)
         if other is not node:
             declared, reported = (other, node) if node.report else (node, other)
-            nodes[node.name] = replace(declared, report=reported.report)
+            nodes[node.name] = _join_node(declared, reported, known.get(node.name))
     return tuple(nodes[name] for name in sorted(nodes))
+
+
+def _join_node(declared: Node, reported: Node, known: Node | None) -> Node:
+    if known and known.spec is declared.spec and known.report is reported.report:
+        return known
+    return replace(declared, report=reported.report)
 
 
 def _limit(problems: tuple[Problem, ...]) -> tuple[Problem, ...]:

@@ -20,6 +20,8 @@ from kilo.mesh.model import Snapshot
 
 DEBOUNCE_SECONDS, MAX_DEBOUNCE_SECONDS = 0.02, 0.25
 """A burst of changes has ended when no more came for so long; the most that anything is held."""
+FIRST_SECONDS = 0.005
+"""The same where nothing had changed for a while: for what is written in one go."""
 HEARTBEATS_SECONDS = 1.0
 
 
@@ -37,11 +39,13 @@ class StoreWatch:
             self._collections[name] = collection
             pulse = pulse or collection.heard
         self._snapshot: Snapshot | None = None
-        """The last one joined; None once anything but a stamp has changed."""
+        """The last one joined."""
+        self._is_joined = False
+        """Whether nothing but stamps has changed since."""
         self._wake = asyncio.Event()
         self._has_news = False
         self._has_stamps = False
-        self._told_at = 0.0
+        self._told_at = self._joined_at = 0.0
         self._is_ended = False
         self._runner: asyncio.Task[None] | None = None
 
@@ -87,7 +91,7 @@ class StoreWatch:
     def note_change(self, old: Entry | None, new: Entry | None) -> None:
         """A heartbeat leaves the part the very same."""
         if old is None or new is None or old.part is not new.part:
-            self._snapshot = None
+            self._is_joined = False
             self.note_state()
         elif not self._has_stamps:
             self._has_stamps = True
@@ -114,10 +118,14 @@ class StoreWatch:
             if pause is not None and pause <= 0:
                 return
             await self._wait(pause)
-        limit = _now() + MAX_DEBOUNCE_SECONDS
+        is_first = _now() >= self._joined_at + MAX_DEBOUNCE_SECONDS
+        pause, limit = (
+            FIRST_SECONDS if is_first else DEBOUNCE_SECONDS,
+            _now() + MAX_DEBOUNCE_SECONDS,
+        )
         while not runner.done() and _now() < limit:
             self._wake.clear()
-            if not await self._wait(DEBOUNCE_SECONDS):
+            if not await self._wait(pause):
                 break
         self._has_news = False
 
@@ -140,8 +148,9 @@ class StoreWatch:
 
     def _join(self) -> Snapshot:
         held = [one.items for one in self._collections.values()]
-        if self._snapshot is None:
-            self._snapshot = join_entries(held)
+        if self._snapshot is None or not self._is_joined:
+            self._snapshot, self._is_joined = join_entries(held, self._snapshot), True
+            self._joined_at = _now()
         elif self._has_stamps:
             self._snapshot = replace(self._snapshot, last_seen=read_stamps(held))
         self._has_stamps = False
