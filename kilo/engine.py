@@ -38,7 +38,7 @@ from kilo.mesh.plan import (
     make_plan,
 )
 from kilo.mesh.remarks import build_remarks
-from kilo.mesh.roaming import Observed
+from kilo.mesh.roaming import Observed, count_resets
 from kilo.mesh.state import DataplaneState, PeerStats, Resource, WireGuardPeer
 from kilo.notices import Notices
 from kilo.pods import PodConfiguration, Pods
@@ -52,6 +52,9 @@ from kilo.storenews import StoreNews
 FIRST_ANSWER_SECONDS = 5.0
 """How long a start waits for a silent store before it takes the snapshot on disk."""
 FOLLOW_AGAIN_SECONDS = 1.0
+SESSIONS_SECONDS = 1.0
+"""When to look what sessions have come of new peers, or of peers that are elsewhere now: where a
+device behind NAT is found others are to know as well."""
 LAST_PASS_SECONDS = 20.0
 """How long a shutdown lets a pass that has begun come to its end."""
 CLEAN_UP_SECONDS = 20.0
@@ -103,6 +106,7 @@ class Engine:
         self._basis: Basis | None = None
         self._resync_seconds = Settings().resync_period_seconds
         self._failures = 0
+        self._awaits_sessions = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set, then undo what the flags say.
@@ -222,6 +226,8 @@ class Engine:
     async def _wait_until_due(self) -> None:
         """Until something asks for a pass, or it is time for a resync or for another try."""
         pause = self._resync_seconds
+        if self._awaits_sessions:
+            pause = min(pause, SESSIONS_SECONDS)
         if self._failures:
             pause = min(pause, back_off(self._failures))
         with suppress(TimeoutError):
@@ -238,6 +244,7 @@ class Engine:
         for change in plan.changes:
             self._log.info("change", change=str(change))
         await self._apply(plan)
+        self._awaits_sessions = any(isinstance(c.new, WireGuardPeer) for c in plan.changes)
         self._status.note_applied(plan.changes, plan.desired)
         self._succeed(changed_at)
         await self._heard.keep(join_report(snapshot, plan.report))
@@ -377,17 +384,6 @@ class Engine:
         changes = diff(actual, kept)
         await self._dataplane.apply(changes)
         self._log.info("network restored", changes=len(changes))
-
-
-def count_resets(
-    before: Mapping[PublicKey, PeerStats], after: Mapping[PublicKey, PeerStats]
-) -> int:
-    """How many peers that stayed have lost the session they had."""
-    return sum(
-        1
-        for key in before.keys() & after.keys()
-        if before[key].latest_handshake > 0 and after[key].latest_handshake == 0
-    )
 
 
 def _name_kind(resource: Resource) -> str:

@@ -8,11 +8,16 @@ import hashlib
 import json
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from kilo.status import Status
 from kilo.statuspage import describe_status
 
+WATCHING_SECONDS = 5.0
+"""Who has asked so lately may well ask again; the page does every second."""
+FRESH_SECONDS = 1.0
+"""How long who asks first waits for what the device has measured by now."""
 REWRITE_SECONDS = 5.0
 """What is no older than this will do: time alone makes nodes silent, and clocks doubtful."""
 IRRELEVANT = frozenset({"pass_began_at"})
@@ -39,18 +44,35 @@ class StatusDocument:
         self._status = status
         self._writing = threading.Lock()
         self._written: Written | None = None
-        self.asked_at: float | None = None
+        self._asked_at: float | None = None
         """When somebody last asked, on the monotonic clock; None: nobody has."""
+        self.call: Callable[[], None] | None = None
+        """Has the device measured for who asks when nobody has for a while; then ``measured``."""
+        self.measured = threading.Event()
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether somebody asked lately."""
+        return is_recent(self._asked_at, now=time.monotonic())
 
     def write(self) -> Written:
         """As it is now, or was a moment ago if nothing has changed since."""
-        self.asked_at = time.monotonic()
+        is_first, self._asked_at = not self.is_watched, time.monotonic()
+        if is_first and self.call is not None:
+            self.measured.clear()
+            self.call()
+            self.measured.wait(FRESH_SECONDS)
         with self._writing:
             # Before the document: what is replaced meanwhile is found to be new the next time.
             facts, now = _list_facts(self._status), time.monotonic()
             if self._written is None or _is_outdated(self._written, facts, now):
                 self._written = _write(self._status, facts, now)
             return self._written
+
+
+def is_recent(asked_at: float | None, *, now: float) -> bool:
+    """Whether who asked last at ``asked_at`` may still be there; both in monotonic seconds."""
+    return asked_at is not None and now - asked_at < WATCHING_SECONDS
 
 
 def _list_facts(status: Status) -> tuple[object, ...]:

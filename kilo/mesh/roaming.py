@@ -152,3 +152,14 @@ def find_discovered_endpoints(
         peer.public_key for peer in peers if peer.persistent_keepalive_seconds
     }
     return tuple(sorted((key, live[key]) for key in live.keys() & behind_nat))
+
+
+def count_resets(
+    before: Mapping[PublicKey, PeerStats], after: Mapping[PublicKey, PeerStats]
+) -> int:
+    """How many peers that stayed have lost the session they had."""
+    return sum(
+        1
+        for key in before.keys() & after.keys()
+        if before[key].latest_handshake > 0 and after[key].latest_handshake == 0
+    )

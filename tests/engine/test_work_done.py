@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from types import FrameType
 import pytest
 
 from kilo.backends.memory import MemoryBackend
+from kilo.engine import SESSIONS_SECONDS
 from kilo.mesh.diff import diff
 from kilo.mesh.model import Node, NodeReport, NodeSpec, Snapshot
 from kilo.mesh.plan import Agent, Knowledge, Plan, make_plan
@@ -28,6 +30,8 @@ from tests.engine.world import HOST, World, let_everything_run, make_backend, ru
 
 NODES = 100
 """Beside the three of the world, in ten more locations."""
+IDENTIFY = "_identify"
+"""By which those resources are compared that differ."""
 
 
 @contextmanager
@@ -84,22 +88,29 @@ async def test_no_heartbeat_makes_a_pass_and_a_pass_without_news_computes_no_mes
 ) -> None:
     world = large_world
     async with running(world):
-        await world.settled()
+        with counting() as first:
+            await world.settled()
         passes, writes = world.passes, world.writes
         for number in range(NODES):
             report = make_member(number)[2]
             world.backend.put_report(report, last_seen=int(time.time()) + 1)
         await let_everything_run()
         assert (world.passes, world.writes) == (passes, writes)
+        await world.backend.put_peer(make_peer("phone", "10.5.0.3/32"))
+        await let_everything_run()
+        assert world.passes == passes + 1, "no less time than heartbeats had"
+        assert world.writes > writes
 
+        await world.settled()
+        passes, writes = world.passes, world.writes
         with counting() as calls:
             await world.next_pass()
         assert (world.passes, world.writes) == (passes + 1, writes)
 
     assert calls[name_of(make_plan)] == calls[name_of(diff)] == 1
-    assert not calls[name_of(build_topology)]
-    assert not calls[name_of(Rendering.render)]
-    assert not calls["_identify"]  # by which those resources are compared that differ
+    for name in (name_of(build_topology), name_of(Rendering.render), IDENTIFY):
+        assert first[name], "counted where there is something to compute"
+        assert not calls[name]
 
 
 async def test_a_newcomer_costs_one_mesh_and_as_many_writes_as_there_are_differences(
@@ -129,6 +140,20 @@ async def test_a_peer_more_costs_three_writes(large_world: World) -> None:
         await world.settled()
 
     assert world.writes - writes == 3  # the peer, the firewall, the route
+
+
+async def test_what_sessions_a_new_peer_has_is_looked_at_once_and_nothing_else(
+    world: World,
+) -> None:
+    async with running(world):
+        await world.settled()
+        passes, writes = world.passes, world.writes
+        await world.backend.put_peer(make_peer("laptop", "10.5.0.2/32"))
+        await world.eventually(lambda: world.passes == passes + 2)
+        await asyncio.sleep(2 * SESSIONS_SECONDS)
+
+    assert world.passes == passes + 2
+    assert world.writes == writes + 3
 
 
 def plan_fleet(nodes: int, earlier: Plan | None = None) -> Plan:
