@@ -14,12 +14,12 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-ROWS = {
+ROWS: Mapping[str, Callable[[Mapping[str, Any]], float]] = {
     "start, CPU beyond imports": lambda one: one["start_cpu_seconds"] - one["imports_cpu_seconds"],
     "imports, CPU": lambda one: one["imports_cpu_seconds"],
     "memory, most": lambda one: one["memory_mib"]["peak"],
@@ -36,12 +36,13 @@ def main() -> None:
     base, *words = sys.argv[1:]
     with tempfile.TemporaryDirectory() as directory:
         tree = Path(directory) / "base"
-        subprocess.run(["git", "worktree", "add", "--detach", tree, base], cwd=ROOT, check=True)
+        command = ["git", "worktree", "add", "--detach", str(tree), base]
+        subprocess.run(command, cwd=ROOT, check=True)
         try:
             before = measure(tree, Path(directory) / "before.json", words)
             after = measure(ROOT, Path(directory) / "after.json", words)
         finally:
-            command = ["git", "worktree", "remove", "--force", tree]
+            command = ["git", "worktree", "remove", "--force", str(tree)]
             subprocess.run(command, cwd=ROOT, check=True)
     print(f"\n| store | nodes | leader | what | {base} | here | ratio |\n|{' --- |' * 7}")
     for row in compare(before, after):

@@ -37,8 +37,8 @@ class State:
 def capture() -> State:
     """Of this network namespace."""
     routes = [
-        f"{family} {kind}".strip() + f" {line}"
-        for family, kind in (("-4", ""), ("-6", ""))
+        f"{family} {line}"
+        for family in ("-4", "-6")
         for line in call(
             "ip", family, "route", "show", "table", "all", "proto", str(ROUTE_PROTOCOL)
         )

@@ -120,30 +120,26 @@ class Span:
     calls: dict[str, int]
 
 
-@dataclass(slots=True)
-class _Result:
-    span: Span | None = None
-
-
 @contextmanager
 def spanning(bench: Bench) -> Iterator[Callable[[], Span]]:
     """Counts what happens until the end of the block; afterwards the call tells."""
-    agent, store, result = bench.agent, bench.store, _Result()
+    agent, store, spans = bench.agent, bench.store, list[Span]()
     counts, calls = agent.read_counts(), store.count_calls()
     started_at, cpu = time.monotonic(), agent.read_total_cpu()
 
     def tell() -> Span:
-        if result.span is None:
-            raise ValueError("the block has not ended")
-        return result.span
+        (span,) = spans  # none before the block has ended
+        return span
 
     yield tell
     cpu, seconds = agent.read_total_cpu() - cpu, time.monotonic() - started_at
-    result.span = Span(
-        seconds=seconds,
-        cpu_seconds=cpu,
-        counts=agent.read_counts() - counts,
-        calls=dict(store.count_calls() - calls),
+    spans.append(
+        Span(
+            seconds=seconds,
+            cpu_seconds=cpu,
+            counts=agent.read_counts() - counts,
+            calls=dict(store.count_calls() - calls),
+        )
     )
 
 
