@@ -6,7 +6,7 @@ The same harness, this tree's, runs both: what differs is the agent. Ratios are 
 seconds: machines differ.
 """
 
-# ruff: noqa: S603, S607, T201 - a benchmark prints, and starts the programs it names
+# ruff: noqa: S603, T201 - a benchmark prints, and starts the programs it names
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def compare(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Iterat
     known = {identify(one): one for one in before}
     for one in after:
         old = known.get(identify(one))
-        for name, read in ROWS.items() if old else ():
+        if old is None:
+            continue
+        for name, read in ROWS.items():
             was, now = read(old), read(one)
             ratio = f"{now / was:.2f}" if was else ""
             yield " | ".join((*identify(one), name, f"{was:.3f}", f"{now:.3f}", ratio))
