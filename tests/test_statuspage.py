@@ -74,7 +74,7 @@ async def test_who_leads_nothing_tells_of_no_tunnel_from_another_time(tmp_path: 
 
 async def test_what_is_wrong_is_told(tmp_path: Path) -> None:
     world = World(path=tmp_path)
-    world.backend.put_report(make_report("d"), last_seen=int(time.time()) - 500)
+    world.backend.put_report(make_report("d"), last_seen=int(time.time()) - 505)
     world.backend.put_report(make_report("e"), last_seen=int(time.time()) + 500)
     world.backend._store_peer(make_peer("thief", "10.2.1.0/25", "10.5.0.9/32"))
     world.backend.put_document("rubbish", {"kind": "Peer"})

@@ -306,7 +306,7 @@ async def test_changed_addresses_are_published(world: World) -> None:
 async def test_a_node_that_falls_silent_leaves_and_returns_when_it_is_heard_again(
     world: World,
 ) -> None:
-    world.backend.put_report(REMOTE, last_seen=int(time.time()) - 57)
+    world.backend.put_report(REMOTE, last_seen=int(time.time()) - 54)
     async with running(world):
         await world.eventually(lambda: world.names == {"a", "b", "c"})
         await world.eventually(lambda: world.names == {"a", "b"})

@@ -88,7 +88,7 @@ async def test_a_node_without_pods_is_left_out_where_kilos_own_agents_are(tmp_pa
 async def test_a_silent_node_is_out_for_both(tmp_path: Path) -> None:
     clock = Clock()
     world = World(path=tmp_path, backend=make_backend(clock))
-    clock.ahead = -100.0
+    clock.ahead = -105.0
     world.backend.put_report(REMOTE, last_seen=int(clock()))
     clock.ahead = 0.0
     async with running(world):

@@ -61,6 +61,8 @@ class Site:
     def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.directory = directory
         self._capsys = capsys
+        # Ages are told to the second, so all count from the same one.
+        self._now = int(time.time())
 
     def put(self, name: str, *documents: object) -> Path:
         """Write a file of documents in one go."""
@@ -73,7 +75,7 @@ class Site:
         self.put(f"nodes/{name}.yaml", make_node_document(name, spec))
 
     def put_report(self, report: NodeReport, *, age_seconds: int = 0) -> None:
-        document = make_report_document(report, last_seen=int(time.time()) - age_seconds)
+        document = make_report_document(report, last_seen=self._now - age_seconds)
         self.put(f"reports/{report.name}.yaml", document)
 
     def put_peer(self, peer: Peer) -> None:
