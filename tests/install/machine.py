@@ -110,7 +110,8 @@ class Machine:
         return os.path.lexists(self.root / path.removeprefix("/"))
 
     def journal(self, unit: str) -> str:
-        """All that the unit has said."""
+        """All that the unit has said, up to now."""
+        self.run("journalctl", "--sync")
         return self.run("journalctl", "--no-pager", "--unit", unit)
 
 

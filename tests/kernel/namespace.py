@@ -28,7 +28,7 @@ class Namespace:
     def sysctl(self, name: str) -> str:
         return Path("/proc/sys", *name.split("/")).read_text(encoding="ascii").strip()
 
-    def await_output(self, text: str, *command: str, limit_seconds: float = 30.0) -> None:
+    def await_output(self, text: str, *command: str, limit_seconds: float = 90.0) -> None:
         """Run the command again and again until it prints the text."""
         ends_at = time.monotonic() + limit_seconds
         while text not in (output := self.run(*command)):
@@ -39,10 +39,15 @@ class Namespace:
         Path("/proc/sys", *name.split("/")).write_text(value, encoding="ascii")
 
     def add_veth(self, name: str, other: str) -> None:
-        """A pair, both ends up; stands in wherever any link will do."""
+        """A pair, both ends up; stands in wherever any link will do.
+
+        The kernel notices a moment later that they are, and then marks their routes anew.
+        """
         self.ip("link", "add", name, "type", "veth", "peer", "name", other)
-        self.ip("link", "set", name, "up")
-        self.ip("link", "set", other, "up")
+        for end in (name, other):
+            self.ip("link", "set", end, "up")
+        for end in (name, other):
+            self.await_output("state UP", "ip", "link", "show", "dev", end)
 
     def delete_links(self) -> None:
         """Every link that can be deleted; a userspace WireGuard ends when its own goes."""

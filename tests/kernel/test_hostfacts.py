@@ -62,7 +62,9 @@ async def test_a_second_address_of_a_subnet_counts(netns: Namespace) -> None:
 
 
 async def test_an_ipv6_address_counts_only_while_it_is_the_hosts_for_good(netns: Namespace) -> None:
-    netns.add_veth("eth0", "other0")
+    # Without a carrier the kernel does not begin to ask whether another host has an address.
+    netns.ip("link", "add", "eth0", "type", "veth", "peer", "name", "other0")
+    netns.ip("link", "set", "eth0", "up")
     add = ("-6", "address", "add")
     netns.ip(*add, "fd00:192::1/64", "dev", "eth0", "nodad")
     netns.ip(*add, "fd00:192::2/64", "dev", "eth0", "nodad", "preferred_lft", "0")
@@ -70,6 +72,7 @@ async def test_an_ipv6_address_counts_only_while_it_is_the_hosts_for_good(netns:
 
     assert list_addresses(await read(), "eth0") == ["fd00:192::1/64"], "::3 is still tentative"
 
+    netns.ip("link", "set", "other0", "up")
     netns.await_output("fd00:192::3", "ip", "-6", "address", "show", "-tentative")
     good = ["fd00:192::3/64", "fd00:192::1/64"]
     assert list_addresses(await read(), "eth0") == good, "::2 is deprecated"

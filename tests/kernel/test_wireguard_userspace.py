@@ -89,7 +89,7 @@ def test_two_programs_that_start_at_once_end_up_with_one(side: Side) -> None:
         return await asyncio.gather(side.wireguard.ensure(), other.ensure())
 
     assert sorted(side.host.run(start_both())) == [False, True]
-    assert len(find_daemons(side.host)) == 1
+    wait_for(lambda: len(find_daemons(side.host)) == 1)
     assert side.device().public_key is None
 
 
