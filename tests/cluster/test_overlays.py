@@ -207,12 +207,10 @@ def make_stand_in(plural: str) -> Document:
     kind = plural.removesuffix("s").capitalize()
     names = {"kind": kind, "plural": plural, "singular": kind.lower(), "listKind": f"{kind}List"}
     crd["spec"] |= {"group": "cert-manager.io", "scope": "Namespaced", "names": names}
-    (version,) = crd["spec"]["versions"]
     schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     crd["spec"]["versions"] = [
         {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
     ]
-    assert version["name"] != "v1"
     return crd
 
 

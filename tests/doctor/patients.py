@@ -35,12 +35,14 @@ mount -t tmpfs none /run && mkdir /run/wireguard
 ip link set lo up
 echo 0 > /proc/sys/net/ipv4/ip_forward
 kgctl() { "$PYTHON" -m kilo.kgctl "$@"; }
-doctor() { kgctl doctor -o json --hostname=a1 --backend=file --directory="$MESH" "$@"; }
+DOCTOR="doctor -o json --backend=file --directory=$MESH --timeout=60s"
+doctor() { kgctl $DOCTOR --hostname=a1 "$@"; }
 """
 UPLINK = """
 ip link add eth0 type veth peer name far
 ip address add 192.168.0.11/24 dev eth0
 ip link set eth0 up && ip link set far up
+until ip link show eth0 | grep -q "state UP"; do sleep 0.1; done  # or routes are marked linkdown
 ip route add default via 192.168.0.1
 """
 AWAIT = """
@@ -180,7 +182,7 @@ def examine_powerless(directory: Path) -> Report:
     echo 1 > /proc/sys/net/ipv4/conf/default/rp_filter
     mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys
     exec setpriv --bounding-set=-net_admin --inh-caps=-net_admin \
-        "$PYTHON" -m kilo.kgctl doctor -o json --backend=file --directory="$MESH"
+        "$PYTHON" -m kilo.kgctl $DOCTOR
     """
     return examine(script, directory)
 
@@ -238,7 +240,7 @@ signal.pause()' &
 def examine_muddled(directory: Path) -> Report:
     """The store holds what is wrong, of nodes whose clocks are ahead."""
     ahead = -3600
-    put_node(directory, "b1", age_seconds=ahead, granularity=Granularity.FULL)
+    put_node(directory, "b1", age_seconds=ahead - 5, granularity=Granularity.FULL)
     put_node(directory, "b2", age_seconds=ahead, endpoint="nowhere.invalid:51820")
     put_node(directory, "b3", age_seconds=ahead)
     for name in ("office", "phone"):
@@ -304,19 +306,26 @@ def examine_troubled(directory: Path) -> Report:
 
 
 def examine_silent(directory: Path) -> Report:
-    """An agent that is well, at another address than the one asked."""
+    """An agent that is well, at another address than the one asked, on a clock that drifts."""
     put(directory, "a1.yaml", make_node_document(NODE, make_spec()))
-    return examine(WELL.replace("doctor", "doctor --agent=127.0.0.1:1108"), directory)
+    script = WELL.replace("doctor", "doctor --agent=127.0.0.1:1108")
+    return examine(script, directory, SYNCHRONISED="no")
 
 
 def examine_well(directory: Path) -> Report:
     """An agent that is well."""
     put(directory, "a1.yaml", make_node_document(NODE, make_spec()))
-    return examine(WELL, directory)
+    return examine(WELL, directory, SYNCHRONISED="yes")
 
 
 WELL = f"""
 {UPLINK}
+mkdir bin && export PATH="$PWD/bin:$PATH"
+cat > bin/timedatectl <<END
+#!/bin/sh
+echo NTPSynchronized=$SYNCHRONISED
+END
+chmod +x bin/timedatectl
 echo 192.168.0.11 a1 > hosts && mount --bind hosts /etc/hosts
 "$PYTHON" -m kilo.kg --backend=file --directory="$MESH" --hostname=a1 > agent.log 2>&1 &
 "$PYTHON" -c "$AWAIT" http://127.0.0.1:1107 'agent["ready"]'
@@ -351,7 +360,7 @@ def examine_as_nobody(directory: Path) -> Report:
     script = """
     exec setpriv --reuid=65534 --clear-groups --inh-caps=+dac_read_search \
         --ambient-caps=+dac_read_search \
-        "$PYTHON" -m kilo.kgctl doctor -o json --backend=file --directory="$MESH"
+        "$PYTHON" -m kilo.kgctl $DOCTOR
     """
     return examine(script, directory)
 

@@ -103,6 +103,7 @@ def test_an_agent_in_it_needs_two_rights_to_make_the_network_and_take_it_away(
 
 
 def test_nothing_of_how_it_was_built_is_left_in_it(container: Container) -> None:
-    with pytest.raises(AssertionError):
-        container.run("sh", "-c", "command -v gcc pip")
+    find = "PATH=$PATH:/opt/kilo/bin; for name in sh gcc pip; do command -v $name || true; done"
+    found = container.run("sh", "-c", find).split()
+    assert [Path(program).name for program in found] == ["sh"]
     assert container.run("sh", "-c", "ls -d /source 2>/dev/null; ls /var/lib/apt/lists") == ""

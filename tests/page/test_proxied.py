@@ -40,9 +40,11 @@ def proxying(port: int) -> Iterator[str]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}{PREFIX}/"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}{PREFIX}/"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_the_page_works_below_a_prefix(browser: Browser) -> None:
