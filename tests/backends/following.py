@@ -10,7 +10,7 @@ from kilo.backends.base import Backend
 from kilo.errors import BackendError
 from kilo.mesh.model import Peer, Snapshot
 
-LIMIT_SECONDS = 30.0
+LIMIT_SECONDS = 90.0
 
 
 class Follower:

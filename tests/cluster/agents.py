@@ -16,9 +16,9 @@ from kilo.backends.kubernetes.client import Access, Client
 from kilo.lab.controlplane import ControlPlane
 from kilo.mesh.model import Snapshot
 
-ERROR_SECONDS = 20.0
+ERROR_SECONDS = 60.0
 """The longest that an agent may take to notice that the store is away."""
-RETURN_SECONDS = 10.0
+RETURN_SECONDS = 60.0
 """The longest that it may take to have everything again once the store is back."""
 
 T = TypeVar("T")

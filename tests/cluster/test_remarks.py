@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,9 @@ from kilo.backends.kubernetes.client import Access, Client
 from tests.builders import make_key
 from tests.cluster.planes import PEERS, Cluster
 from tests.engine.world import World, running
+
+LIMIT_SECONDS = 120.0
+"""Looking takes a program, and the agent waits for it meanwhile."""
 
 
 @pytest.fixture
@@ -46,12 +49,12 @@ async def test_a_peer_is_told_what_it_may_not_have_and_then_that_it_may(
 ) -> None:
     put_thief(cluster, "10.2.1.0/25")
     async with running(world):
-        await world.eventually(lambda: judge_thief(cluster) == ("False", "Refused"), seconds=60)
-        await world.eventually(lambda: _says(cluster, "lies inside 10.2.1.0/24 of Node a"))
+        await eventually(world, lambda: judge_thief(cluster) == ("False", "Refused"))
+        await eventually(world, lambda: _says(cluster, "lies inside 10.2.1.0/24 of Node a"))
         put_thief(cluster, "10.2.1.0/25", "10.5.0.1/32")
-        await world.eventually(lambda: judge_thief(cluster) == ("True", "PartlyRefused"))
+        await eventually(world, lambda: judge_thief(cluster) == ("True", "PartlyRefused"))
         put_thief(cluster, "10.5.0.1/32")
-        await world.eventually(lambda: judge_thief(cluster) == ("True", "Accepted"))
+        await eventually(world, lambda: judge_thief(cluster) == ("True", "Accepted"))
 
 
 async def test_a_node_is_told_which_of_its_annotations_does_not_parse(
@@ -62,6 +65,10 @@ async def test_a_node_is_told_which_of_its_annotations_does_not_parse(
         await world.eventually(
             lambda: "'often' is not a whole number" in _describe(cluster, "node/a")
         )
+
+
+async def eventually(world: World, holds: Callable[[], object]) -> None:
+    await world.eventually(holds, seconds=LIMIT_SECONDS)
 
 
 def _says(cluster: Cluster, text: str) -> bool:

@@ -24,7 +24,7 @@ from kilo.mesh.model import IPNetwork
 from kilo.mesh.state import Firewall
 
 CLONE_NEWNET = 0x40000000
-ANSWER_SECONDS = 20.0
+ANSWER_SECONDS = 60.0
 """How long a datagram between two namespaces may take on a busy machine."""
 
 _libc = ctypes.CDLL(None, use_errno=True)

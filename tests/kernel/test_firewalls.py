@@ -341,7 +341,7 @@ async def hear_first(receiver: socket.socket, server: Host, sources: list[str]) 
             with raw_socket() as sender:
                 sender.bind((source, 0))
                 sender.sendto(b"inner", (ROUTER, 0))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         _, source = await asyncio.get_running_loop().sock_recvfrom(receiver, 100)
     return str(source[0])
 
@@ -365,7 +365,7 @@ def connect(pod: Host, server: Host, destination: str) -> int:
     with pod.entered():
         client = socket.socket(family, socket.SOCK_STREAM)
     with listener, client:
-        client.settimeout(20)
+        client.settimeout(60)
         client.connect(listener.getsockname()[:2])
         served, _ = listener.accept()
         with served:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import permutations
 from typing import Any
 
@@ -76,6 +75,7 @@ spec: {location: south, podSubnets: [10.2.32.0/24, "fd00:a:0:32::/64"]}
 
 AGENTS = ("a1", "a2", "b1", "b2", "c1", "c2")
 LEADERS = ("a1", "b1", "c1")
+PAIRS = tuple(permutations(AGENTS, 2))
 
 KILO = "kilo.squat.ai/"
 REGION = "topology.kubernetes.io/region"
@@ -138,32 +138,6 @@ def all_ready(lab: Lab) -> bool:
 def list_leaders(lab: Lab) -> list[Host]:
     """The hosts that lead their locations."""
     return [lab.host(name) for name in LEADERS]
-
-
-@contextmanager
-def no_loss(lab: Lab, names: Sequence[str] = AGENTS) -> Iterator[None]:
-    """Fails if a datagram is lost between any two of the hosts, of one each 10 ms.
-
-    Those do not count that the kernel let fall because nobody fetched them: a busy machine starves
-    a WireGuard in user space, and its socket's queue is full after 200 ms, whatever agents do.
-    """
-    unfetched = count_unfetched(lab)
-    with lab.probe(permutations(names, 2)) as probe:
-        yield
-        losses = probe.stop()
-    assert losses.sent > 0
-    assert losses.lost <= count_unfetched(lab) - unfetched, losses
-
-
-def count_unfetched(lab: Lab) -> int:
-    """How many datagrams found their socket's queue full, on hosts with agents, since ever."""
-    return sum(_count_unfetched(host) for host in lab.agent_hosts)
-
-
-def _count_unfetched(host: Host) -> int:
-    shown = host.run(["cat", "/proc/net/snmp"])
-    names, values = (line.split() for line in shown.splitlines() if line.startswith("Udp:"))
-    return int(dict(zip(names, values, strict=True))["RcvbufErrors"])
 
 
 OUTAGES: dict[str, tuple[Callable[[BoxedPlane], None], Callable[[BoxedPlane], None]]] = {

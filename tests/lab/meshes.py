@@ -125,6 +125,11 @@ def read_sessions(host: Host) -> dict[str, int]:
     return {key: int(stamp) for key, stamp in pairs if stamp != "0"}
 
 
+def reaches(host: Host, *addresses: str) -> bool:
+    """Whether all of them answer a ping, or a second one."""
+    return host.succeeds(["fping", "--quiet", "--retry=1", *addresses])
+
+
 SERVE = """
 import hashlib, socket, sys
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
@@ -153,6 +158,32 @@ def check_transfer(source: Host | Pod, target: Host | Pod, address: str) -> None
     sent = source.run(["/usr/bin/python3", "-c", SEND, address]).strip()
     received, _ = server.communicate(timeout=60)
     assert received.strip() == sent
+
+
+@contextmanager
+def no_loss(lab: Lab, pairs: Iterable[tuple[str, str]]) -> Iterator[None]:
+    """Fails if a datagram is lost between two hosts or pods of a pair, of one each 10 ms.
+
+    Those do not count that the kernel let fall because nobody fetched them: a busy machine starves
+    a WireGuard in user space, and its socket's queue is full after 200 ms, whatever agents do.
+    """
+    unfetched = count_unfetched(lab)
+    with lab.probe(pairs) as probe:
+        yield
+        losses = probe.stop()
+    assert losses.sent > 0
+    assert losses.lost <= count_unfetched(lab) - unfetched, str(losses)
+
+
+def count_unfetched(lab: Lab) -> int:
+    """How many datagrams found their socket's queue full, on hosts with agents, since ever."""
+    return sum(_count_unfetched(host) for host in lab.agent_hosts)
+
+
+def _count_unfetched(host: Host) -> int:
+    shown = host.run(["cat", "/proc/net/snmp"])
+    names, values = (line.split() for line in shown.splitlines() if line.startswith("Udp:"))
+    return int(dict(zip(names, values, strict=True))["RcvbufErrors"])
 
 
 WATCH = """

@@ -19,7 +19,7 @@ from kilo.lab.host import Host
 from kilo.lab.lab import Lab
 from kilo.mesh.model import Snapshot
 from tests.lab.conftest import write_directory
-from tests.lab.meshes import read_network, wait_each, wait_ready, wait_until
+from tests.lab.meshes import reaches, read_network, wait_each, wait_ready, wait_until
 
 LAB = """
 networks:
@@ -119,10 +119,6 @@ def connected(lab: Lab, host: Host, log: Path, *words: str) -> Iterator[Guest]:
         guest.signal(signal.SIGKILL)
 
 
-def reaches(host: Host, *addresses: str) -> bool:
-    return host.succeeds(["fping", "--quiet", "--retry=1", *addresses])
-
-
 def wait_reached(host: Host, *addresses: str, seconds: float = 90.0) -> None:
     for address in addresses:
         wait_until(lambda: reaches(host, address), f"{address} answers", seconds=seconds)  # noqa: B023 - called before the next one
@@ -183,7 +179,7 @@ def test_what_a_killed_one_leaves_is_taken_over_by_the_next_and_undone(
     key = laptop.run(["wg", "show", "kilo0", "public-key"])
     with connected(lab, laptop, tmp_path / "log", *WORDS) as guest:
         assert laptop.run(["wg", "show", "kilo0", "public-key"]) == key
-        assert reaches(laptop, "10.2.21.1")
+        wait_reached(laptop, "10.2.21.1")
         assert guest.signal(signal.SIGTERM) == 0
     assert read_network(laptop) == before
     assert read_store(lab).peers == ()

@@ -156,7 +156,7 @@ def test_routes_follow_a_link_that_goes_and_comes_back_and_no_packet_is_in_clear
         passes = host.metrics()["kilo_reconciles_total"]
         wait_until(lambda: host.metrics()["kilo_reconciles_total"] > passes, "looked at, down")
         mesh.flannel.use_link(name)
-        wait_until(lambda: list_routes(host) == before, "all routes are back", seconds=30)
+        wait_until(lambda: list_routes(host) == before, "all routes are back")
         mesh.lab.wait_reachable()
     assert list_failures(host) == []
 
@@ -169,7 +169,7 @@ def test_routes_of_flannels_to_other_locations_give_way_to_ours_again_and_again(
         before = host.run(["ip", "route", "show", "proto", "107"])
         mesh.flannel.repeat_routes(name)
         shown = partial(host.run, ["ip", "route", "show", "proto", "107"])
-        wait_until(lambda: shown() == before, f"{name} took its routes back", seconds=30)  # noqa: B023 - called at once
+        wait_until(lambda: shown() == before, f"{name} took its routes back")  # noqa: B023 - called at once
         assert list_failures(host) == []
 
 

@@ -110,4 +110,4 @@ def test_following_an_unchanged_mesh_changes_nothing(lab: Lab) -> None:
         Lab.open(lab.name).host("laptop"), meshdir.read_topology(meshdir.read_snapshot(lab.mesh))
     )
     assert lab.host("laptop").run(["wg", "show", "wg0", "latest-handshakes"]) == before
-    assert lab.host("laptop").succeeds(["fping", "--retry=0", "10.2.11.1"])
+    assert lab.host("laptop").succeeds(["fping", "--retry=0", "--timeout=30000", "10.2.11.1"])

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from tests.lab.meshes import (
     count_writes,
     is_ready,
     make_peer,
+    no_loss,
     read_documents,
     read_network,
     read_sessions,
@@ -40,6 +42,7 @@ from tests.lab.meshes import (
 )
 
 AGENTS = ("a1", "a2", "b1", "home")
+PAIRS = tuple(permutations(AGENTS, 2))
 
 
 @pytest.fixture(scope="module")
@@ -58,17 +61,6 @@ def mesh(lab: Lab) -> Lab:
         wait_ready(lab.host(name))
     lab.wait_reachable()
     return lab
-
-
-@contextmanager
-def no_loss(lab: Lab, *hosts: str) -> Iterator[None]:
-    """Fails if a datagram is lost between any two of the hosts, of one each 10 ms."""
-    pairs = [(one, other) for one in hosts for other in hosts if one != other]
-    with lab.probe(pairs) as probe:
-        yield
-        losses = probe.stop()
-    assert losses.sent > 0
-    assert not losses.lost, losses
 
 
 @contextmanager
@@ -122,7 +114,7 @@ def test_a_tcp_transfer_arrives_whole(mesh: Lab, source: str, target: str, addre
 def test_a_peer_that_comes_changes_and_goes_touches_nothing_else(mesh: Lab) -> None:
     hosts = [mesh.host(name) for name in ("a1", "b1", "home")]
     key = public_key(generate_private_key()).text
-    with no_reset(*hosts), no_loss(mesh, *AGENTS):
+    with no_reset(*hosts), no_loss(mesh, PAIRS):
         path = write_file(mesh, "guest.yaml", make_peer("aaa-guest", key, "10.5.0.9/32"))
         wait_each(hosts, lambda host: has_peer(host, key), "lets the peer in")
         path.write_text(make_peer("aaa-guest", key, "10.5.0.10/32", "fd00:5::a/128"))
@@ -139,7 +131,7 @@ def test_a_node_that_comes_and_goes_cuts_nobody_off_though_all_are_renumbered(me
         "{apiVersion: kilo.squat.ai/v1alpha1, kind: Node, metadata: {name: newcomer},"
         " spec: {location: aaa, internalIP: '-'}}"
     )
-    with no_reset(*hosts), no_loss(mesh, *AGENTS):
+    with no_reset(*hosts), no_loss(mesh, PAIRS):
         path = write_file(mesh, "newcomer.yaml", node)
         newcomer.start_agent("--clean-up-interface")
         wait_ready(newcomer)
@@ -156,7 +148,7 @@ def test_a_node_that_comes_and_goes_cuts_nobody_off_though_all_are_renumbered(me
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_restart_loses_no_packet_and_writes_nothing(mesh: Lab, number: signal.Signals) -> None:
     hosts = [mesh.host(name) for name in ("a1", "a2", "b1")]
-    with no_reset_over_restart(*hosts), no_loss(mesh, *AGENTS):
+    with no_reset_over_restart(*hosts), no_loss(mesh, PAIRS):
         for host in hosts:
             host.kill_agent(number)
             host.start_agent("--clean-up=false", "--log-level=all")
@@ -265,10 +257,10 @@ def test_resyncs_and_others_heartbeats_write_nothing(mesh: Lab) -> None:
     report = mesh.mesh / "reports" / "a1.yaml"
     wait_until(lambda: not is_passing(host), "no more resyncs")
     before, stamp = count_passes(host), report.read_text()
-    wait_until(lambda: report.read_text() != stamp, "a1 has checked in", seconds=60)
+    wait_until(lambda: report.read_text() != stamp, "a1 has checked in")
     other = mesh.mesh / "reports" / "a2.yaml"
     stamp = other.read_text()
-    wait_until(lambda: other.read_text() != stamp, "a2 has checked in", seconds=60)
+    wait_until(lambda: other.read_text() != stamp, "a2 has checked in")
     assert count_passes(host) == before
     del documents[0]["spec"]["resyncPeriod"]
     write_documents(mesh, documents)
@@ -277,7 +269,7 @@ def test_resyncs_and_others_heartbeats_write_nothing(mesh: Lab) -> None:
 def is_passing(host: Host) -> bool:
     """Whether passes are still being made."""
     before = count_passes(host)
-    time.sleep(1.5)  # three times the period that was in force
+    time.sleep(4)  # eight times the period that was in force
     return count_passes(host) > before
 
 
@@ -294,7 +286,7 @@ def test_the_directory_may_go_away(mesh: Lab) -> None:
     away = mesh.mesh.with_name("away")
     hosts = [mesh.host(name) for name in AGENTS]
     before = {host.name: count_writes(host) for host in hosts}
-    with no_loss(mesh, *AGENTS):
+    with no_loss(mesh, PAIRS):
         mesh.mesh.rename(away)
         try:
             wait_each(hosts, lambda host: ask(host, "/ready") == 503, "says so")
@@ -354,7 +346,7 @@ def test_a_bad_document_is_named_once_and_disturbs_nothing(mesh: Lab) -> None:
         "bad-empty.yaml": ("", ["bad-empty.yaml"]),
     }
     writes = {host.name: count_writes(host) for host in hosts}
-    with no_reset(*[host for host in hosts if host.name != "a2"]), no_loss(mesh, *AGENTS):
+    with no_reset(*[host for host in hosts if host.name != "a2"]), no_loss(mesh, PAIRS):
         for name, (text, _) in bad.items():
             write_file(mesh, name, text)
         huge = write_file(mesh, "bad-huge.yaml", "")

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import permutations
 from pathlib import Path
 
@@ -16,9 +15,9 @@ import pytest
 from kilo.lab.host import Host
 from kilo.lab.lab import Lab
 from kilo.lab.pods import Pod
-from tests.lab.clusters import count_unfetched, read_annotations
+from tests.lab.clusters import read_annotations
 from tests.lab.conftest import write_directory
-from tests.lab.meshes import make_nodes, read_sessions, wait_ready, wait_until
+from tests.lab.meshes import make_nodes, no_loss, read_sessions, wait_ready, wait_until
 from tests.lab.original import KILO, Originals, Site
 
 LAB = """
@@ -92,9 +91,9 @@ ORDER = ("b2", "a1", "c1", "a2", "b1")
 """Half of a location ours, then a leader, then the one behind a NAT."""
 PAIRS = (
     *permutations(("a1", "b1", "c1"), 2),
-    *permutations(("a2", "b2"), 2),
-    ("a2", "a1"),
-    ("b1", "b2"),
+    *permutations(("a2/web", "b2/web"), 2),
+    ("a2/web", "a1/web"),
+    ("b1/web", "b2/web"),
 )
 """Over every tunnel and within locations; all pairs are asked at each step besides."""
 
@@ -161,18 +160,6 @@ def check_all_pairs(lab: Lab) -> None:
         assert not missing, f"{place.name} does not reach {sorted(missing)}"
 
 
-@contextmanager
-def no_loss(lab: Lab) -> Iterator[None]:
-    """Fails if a datagram is lost, of one each 10 ms; see ``clusters.no_loss``."""
-    unfetched = count_unfetched(lab)
-    pods = [(f"{one}/web", f"{other}/web") for one, other in PAIRS]
-    with lab.probe([*PAIRS[:6], *pods[6:]]) as probe:
-        yield
-        losses = probe.stop()
-    assert losses.sent > 0
-    assert losses.lost <= count_unfetched(lab) - unfetched, str(losses)
-
-
 def read_shared(lab: Lab) -> dict[str, dict[str, str]]:
     """What the others go by: node -> its annotations that only change with the mesh."""
     names = ("endpoint", "internal-ip", "key", "wireguard-ip", "granularity")
@@ -191,7 +178,7 @@ def test_no_packet_is_lost_while_one_node_after_the_other_becomes_ours(
     check_all_pairs(lab)
     shared = read_shared(lab)
     routes = {name: list_routes(host, "static") for name, host in lab.hosts.items()}
-    with no_loss(lab):
+    with no_loss(lab, PAIRS):
         for name in ORDER:
             originals.alive.discard(name)
             lab.host(name).start_agent()
@@ -212,7 +199,7 @@ def test_no_packet_is_lost_while_one_node_after_the_other_becomes_theirs_again(
     shared = read_shared(lab)
     sites = {site.name: site for site in SITES}
     leavings = read_leavings()
-    with no_loss(lab):
+    with no_loss(lab, PAIRS):
         for name in reversed(ORDER):
             lab.host(name).kill_agent(signal.SIGTERM)
             originals.take(sites[name])
