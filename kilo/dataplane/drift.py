@@ -117,6 +117,7 @@ class Relevance:
     def forget(self) -> None:
         """Messages were lost."""
         self._seen.clear()
+        self._names.clear()
         self._is_touched = False
 
     def is_about_us(self, message: Message) -> bool:
@@ -259,8 +260,12 @@ class Drift:
         # A kernel without nf_tables has no table of ours; the firewall driver will say so.
         with contextlib.suppress(DataplaneError):
             self._listen(_NETLINK_NETFILTER, (_NFTABLES_GROUP,), self._relevance.is_about_table)
-        # In the loop's own thread for once, a few milliseconds: subscribed first, so that nothing
-        # is missed, and compared with what is there now, so that nothing old is taken for news.
+        # Subscribed first, so that nothing is missed, and compared with what is there now, so that
+        # nothing old is taken for news.
+        self._learn()
+
+    def _learn(self) -> None:
+        # In the loop's own thread for once, a few milliseconds.
         with open_socket() as netlink:
             self._relevance.learn(netlink)
 
@@ -277,6 +282,7 @@ class Drift:
         poll_at = self._loop.time() + self._device.interval_seconds
         while not self._closed:
             if self._failure is not None:
+                self._close()
                 raise self._failure
             if self._touched.is_set():
                 await asyncio.sleep(self._reported_at + GAP_SECONDS - self._loop.time())
@@ -332,6 +338,8 @@ class Drift:
             except OSError as error:
                 # ENOBUFS: more came than fitted, and we cannot know what it was.
                 self._relevance.forget()
+                with contextlib.suppress(DataplaneError):
+                    self._learn()
                 self.touch()
                 if error.errno != errno.ENOBUFS:
                     self._loop.remove_reader(sock)

@@ -6,6 +6,7 @@ stand in the very chain that would drop. Any other host gets a table of our own 
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import re
 import shutil
@@ -126,8 +127,14 @@ class HostFirewall:
         self._driver: NFTables | IPTables | None = None
         self._leavings: bool | None = None
         """Of other drivers; None: not looked for yet."""
+        self._choosing = asyncio.Lock()
         self._drops: tuple[ForwardDrop, ...] = ()
         self._looked_at = -LOOK_SECONDS
+
+    @property
+    def is_transactional(self) -> bool:
+        """See ``FirewallDriver.is_transactional``."""
+        return isinstance(self._driver, NFTables)
 
     async def read(self) -> Firewall | None:
         """See ``FirewallDriver.read``."""
@@ -156,14 +163,15 @@ class HostFirewall:
             return ()  # not swallowed: ``apply`` meets it again
         now = time.monotonic()
         if now >= self._looked_at + LOOK_SECONDS:
-            self._looked_at = now
             self._drops = await driver.find_forward_drops()
+            self._looked_at = now
         return self._drops
 
     async def _choose(self) -> NFTables | IPTables:
-        if self._driver is None:
-            self._driver = await choose_driver(self._choice)
-        return self._driver
+        async with self._choosing:  # what reads and what looks for drops asks at the same time
+            if self._driver is None:
+                self._driver = await choose_driver(self._choice)
+            return self._driver
 
 
 async def _find_leavings(driver: NFTables | IPTables) -> bool:

@@ -29,7 +29,7 @@ from kilo.dataplane.routes import RouteKey, apply_routes
 from kilo.dataplane.sysctls import RECORD, Sysctls, add_sysctls
 from kilo.dataplane.tools import MissingToolError
 from kilo.dataplane.tunnel import put_tunnel, read_tunnel, remove_tunnel
-from kilo.errors import DataplaneError
+from kilo.errors import DataplaneError, flatten_errors
 from kilo.mesh.diff import Change, Changes
 from kilo.mesh.host import ForwardDrop, HostFacts
 from kilo.mesh.keys import PublicKey
@@ -83,6 +83,11 @@ class DeviceDriver(Protocol):
 
 class FirewallDriver(Protocol):
     """Our own rules, and nothing of others'."""
+
+    @property
+    def is_transactional(self) -> bool:
+        """Whether each change is one transaction of nftables'."""
+        ...
 
     async def read(self) -> Firewall | None:
         """What it says; None if there is none."""
@@ -157,6 +162,12 @@ class LinuxDataplane:
 
     async def read(self) -> DataplaneState:
         """See ``Dataplane.read``."""
+        try:
+            return await self._read_all()
+        except* DataplaneError as errors:
+            raise flatten_errors(errors)[0] from None
+
+    async def _read_all(self) -> DataplaneState:
         self._own.forget()
         async with asyncio.TaskGroup() as group:  # most of it is waiting, for one program or other
             reading = group.create_task(self._read_device())
@@ -298,13 +309,18 @@ class LinuxDataplane:
         return [error for step in steps for error in await _try(step, self._change_firewall)]
 
     async def _change_firewall(self, step: Change) -> None:
-        self._own.expect_transaction()
+        self._hear()
+        if self._firewall.is_transactional:
+            self._own.expect_transaction()
         try:
             await self._firewall.apply(step)
         finally:
-            for drift in self._drifts:
-                drift.catch_up()
+            self._hear()
             self._own.expect_none()
+
+    def _hear(self) -> None:
+        for drift in self._drifts:
+            drift.catch_up()
 
 
 async def _apply_barriers(steps: Sequence[Change]) -> list[DataplaneError]:

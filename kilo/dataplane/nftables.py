@@ -230,6 +230,8 @@ def _parse_element(element: object) -> IPNetwork:
 class NFTables:
     """Reads and writes our table by way of the ``nft`` program."""
 
+    is_transactional = True
+
     async def read(self) -> Firewall | None:
         """What the table says; None if there is none, ``NOT_OURS`` if its shape is not ours.
 

@@ -98,6 +98,8 @@ USAGE = Usage(
 class NoFirewall:
     """A Peer forwards and masquerades nothing, so no tool for that need be installed."""
 
+    is_transactional = False
+
     async def read(self) -> Firewall | None:
         """See ``FirewallDriver.read``."""
         return None

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from kilo.mesh.diff import Changes, diff
+from kilo.dataplane.linux import LinuxDataplane
+from kilo.dataplane.nftables_shape import TABLE
+from kilo.errors import DataplaneError
+from kilo.mesh.diff import Change, Changes, diff
+from kilo.mesh.host import ForwardDrop
 from kilo.mesh.state import DataplaneState, Firewall, WireGuardDevice, WireGuardPeer
 from tests.dataplane.contract import establish, expect_failures, make_state
 from tests.kernel.linux_host import LinuxHost
@@ -31,6 +35,17 @@ async def test_without_nft_only_the_firewall_fails(
     assert await host.dataplane.read() == replace(desired, firewall=None)
 
 
+async def test_what_cannot_be_read_is_one_error_that_says_so(
+    host: LinuxHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "nft").write_text("#!/bin/sh\necho nonsense\n")
+    (tmp_path / "nft").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(DataplaneError, match=r"^nft: list table inet kilo: answered no JSON"):
+        await host.dataplane.read()
+
+
 @pytest.mark.skipif(
     Path("/sys/module/wireguard").exists(), reason="this kernel has a WireGuard of its own"
 )
@@ -47,6 +62,38 @@ async def test_without_a_wireguard_the_rest_of_what_can_be_done_is_done(
     assert not any(line.split()[1] == "rule" for line in failures)
     done = DataplaneState(barriers=desired.barriers, rules=desired.rules, sysctls=desired.sysctls)
     assert await host.dataplane.read() == done
+
+
+class Sets:
+    """A firewall whose change is no transaction of nftables'; meanwhile somebody makes one."""
+
+    is_transactional = False
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+
+    async def read(self) -> Firewall | None:
+        return None
+
+    async def apply(self, change: Change) -> None:  # noqa: ARG002  the contract's
+        self._namespace.run("nft", "add", "table", "inet", TABLE)
+
+    async def find_forward_drops(self) -> tuple[ForwardDrop, ...]:
+        return ()
+
+
+async def test_what_others_do_in_the_moment_of_our_change_is_not_taken_for_ours(
+    host: LinuxHost, netns: Namespace
+) -> None:
+    dataplane = LinuxDataplane(host.interface, wireguard=host.wireguard, firewall=Sets(netns))
+    await dataplane.read()
+    drift = dataplane.drift()
+
+    await dataplane.apply(Changes((Change(new=Firewall(clamp_links=frozenset({"eth0"}))),)))
+
+    async with asyncio.timeout(NOTICE_SECONDS):
+        await anext(drift)
+    await dataplane.close()
 
 
 async def test_a_link_deleted_by_hand_is_made_again_with_all_that_was_on_it(
