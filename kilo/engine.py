@@ -53,8 +53,7 @@ FIRST_ANSWER_SECONDS = 5.0
 """How long a start waits for a silent store before it takes the snapshot on disk."""
 FOLLOW_AGAIN_SECONDS = 1.0
 SESSIONS_SECONDS = 1.0
-"""When to look what sessions have come of new peers, or of peers that are elsewhere now: where a
-device behind NAT is found others are to know as well."""
+"""When to look what sessions new peers have: others are to know where one behind NAT is found."""
 LAST_PASS_SECONDS = 20.0
 """How long a shutdown lets a pass that has begun come to its end."""
 CLEAN_UP_SECONDS = 20.0
@@ -106,7 +105,7 @@ class Engine:
         self._basis: Basis | None = None
         self._resync_seconds = Settings().resync_period_seconds
         self._failures = 0
-        self._awaits_sessions = False
+        self._sessions_at = float("inf")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set, then undo what the flags say.
@@ -226,14 +225,15 @@ class Engine:
     async def _wait_until_due(self) -> None:
         """Until something asks for a pass, or it is time for a resync or for another try."""
         pause = self._resync_seconds
-        if self._awaits_sessions:
-            pause = min(pause, SESSIONS_SECONDS)
         if self._failures:
             pause = min(pause, back_off(self._failures))
+        pause = min(pause, max(0.0, self._sessions_at - time.monotonic()))
         with suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await self._pass_due.wait()
         self._pass_due.clear()
+        if time.monotonic() >= self._sessions_at:
+            self._sessions_at = float("inf")
 
     async def _make_pass(self, snapshot: Snapshot, changed_at: float | None) -> None:
         self._status.reconciles.inc()
@@ -244,7 +244,8 @@ class Engine:
         for change in plan.changes:
             self._log.info("change", change=str(change))
         await self._apply(plan)
-        self._awaits_sessions = any(isinstance(c.new, WireGuardPeer) for c in plan.changes)
+        if any(isinstance(change.new, WireGuardPeer) for change in plan.changes):
+            self._sessions_at = time.monotonic() + SESSIONS_SECONDS
         self._status.note_applied(plan.changes, plan.desired)
         self._succeed(changed_at)
         await self._heard.keep(join_report(snapshot, plan.report))
@@ -253,8 +254,9 @@ class Engine:
         async with asyncio.TaskGroup() as group:
             asking = group.create_task(self._dataplane.facts())
             reading = group.create_task(self._dataplane.read())
-            earlier, self._stats = self._stats, await self._dataplane.observe()
+            stats = await self._dataplane.observe()
         facts, actual = asking.result(), reading.result()
+        earlier, self._stats = self._stats, stats
         if self._initial is None:
             self._initial = actual
         self._status.session_resets.inc(count_resets(earlier, self._stats))
