@@ -115,6 +115,17 @@ def test_one_that_goes_again_and_again_does_not_keep_others_for_ever(directory: 
             break
 
 
+def test_a_report_that_is_whole_again_is_complained_of_no_more(directory: Path) -> None:
+    looker, path = Looker(directory), directory / "reports/n1.yaml"
+    looker.look()
+    write(path, render_report(1, 1030)[:-20] + "\n  'cut")
+    (problem,) = looker.look({"reports/n1.yaml"}).problems
+    assert problem.reason.endswith("what was last read there stays in force")
+
+    write(path, render_report(1, 1060))
+    assert looker.look({"reports/n1.yaml"}).problems == ()
+
+
 def stamp(path: Path, number: int, at: int) -> None:
     write(path, render_report(number, at))
 

@@ -229,7 +229,7 @@ class FileBackend:
             look = await self._in_thread(self._listen_and_look)
         except BackendError as error:
             return error, time.monotonic() + TICK_SECONDS
-        latest = time.monotonic() + (TICK_SECONDS if self._is_polling else self._rescan_seconds)
+        latest = time.monotonic() + TICK_SECONDS if self._is_polling else self._rescan_at
         return look.snapshot, latest if look.again_at is None else min(latest, look.again_at)
 
     async def _pause(self, wake: asyncio.Event, look_at: float) -> None:

@@ -139,7 +139,9 @@ class Tree:
         entries: dict[str, Entry] = {}
         for path in due.union(touched):
             old, stamp = self._entries.get(path), find_stamp(self.directory, path)
-            if old is None or stamp is None or old.doubt or held.get(path, 0.0) > now:
+            if old is None or stamp is None or old.doubt or old.trouble:
+                return False
+            if held.get(path, 0.0) > now:
                 return False
             new = old if old.stamp == stamp else self._read(path, stamp, old, now)
             if new.trouble or new.content.rest != old.content.rest or not new.content.rest:

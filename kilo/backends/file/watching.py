@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -46,6 +45,8 @@ EVENTS: list[type[FileSystemEvent]] = [
 ]
 
 
+MOST_HEARD = 1000
+"""Of so many the kernel may have told some only: its own queue has an end."""
 EVERYTHING = ""
 """Stands for all paths where a directory came or went, or a link that others may lead through."""
 
@@ -96,8 +97,9 @@ class DirectoryWatch:
         """The files of which something was heard since this was last asked; None: of more than
         can be told, so that all are to be looked at.
         """
-        heard = self._handler.heard
-        touched = {heard.popleft() for _ in range(len(heard))}
+        heard, touched = self._handler.heard, set[str]()
+        for _ in range(len(heard)):
+            touched.add(heard.popitem()[0])
         return None if EVERYTHING in touched else touched
 
     def held(self) -> dict[str, float]:
@@ -121,8 +123,8 @@ class _Handler(FileSystemEventHandler):
     def __init__(self, root: Path, notify: Callable[[], None]) -> None:
         self.written_at: dict[str, float] = {}
         """Path relative to the root -> when it was last written to."""
-        self.heard: deque[str] = deque()
-        """Paths relative to the root; added to and taken from by different threads."""
+        self.heard: dict[str, None] = {}
+        """Paths relative to the root; put in and taken out, one by one, by different threads."""
         self.lost_root = False
         """The directory was deleted; another of its name, and even inode number, is not it."""
         self._root = root
@@ -142,7 +144,8 @@ class _Handler(FileSystemEventHandler):
         elif not isinstance(event, FileCreatedEvent):
             self.written_at.pop(relative, None)
         self._forget_old()
-        self.heard.extend(self._list_touched(event))
+        for touched in self._list_touched(event):
+            self.heard[touched if len(self.heard) < MOST_HEARD else EVERYTHING] = None
         self._notify()
 
     def _list_touched(self, event: FileSystemEvent) -> Iterator[str]:
