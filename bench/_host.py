@@ -242,10 +242,11 @@ def wait_for_peer(key: bytes, *, there: bool) -> float:
 
 def read_daemon_cpu() -> float:
     """Seconds of CPU that wireguard-go has used; 0 where the kernel has WireGuard itself."""
-    found = [
-        int(directory.name)
-        for directory in Path("/proc").iterdir()
-        if directory.name.isdigit() and (directory / "comm").read_text().strip() == "wireguard-go"
-    ]
+    found = []
+    for directory in Path("/proc").iterdir():
+        with suppress(OSError):  # it ends just now
+            if directory.name.isdigit():
+                name = (directory / "comm").read_text().strip()
+                found += [int(directory.name)] if name == "wireguard-go" else []
     # The youngest: one that has ended stays listed until somebody has waited for it.
     return time.clock_gettime(~max(found) << 3 | 2) if found else 0.0

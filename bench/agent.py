@@ -50,11 +50,11 @@ def main() -> None:
             for fleet in choose_fleets(nodes):
                 try:
                     figures.append(measure(store, fleet, words))
-                except LabError as error:  # no API server on this machine, say
+                except (LabError, OSError) as error:  # no API server on this machine, say
                     print(f"{store}, {fleet}: not measured: {error}", file=sys.stderr)
+                if words.json:  # at once: all of them take the better part of an hour
+                    words.json.write_text(json.dumps({"agent": figures}, indent=1) + "\n")
     print_tables(figures)
-    if words.json:
-        words.json.write_text(json.dumps({"agent": figures}, indent=1) + "\n")
 
 
 def parse_words() -> argparse.Namespace:
