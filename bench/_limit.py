@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from _host import LINK, SOCKET, read_daemon_cpu
+from _host import LINK, SOCKET, clean_up, read_daemon_cpu
 
 from kilo.dataplane.routes import ROUTE_PROTOCOL
 from kilo.dataplane.wireguard_uapi import exchange
@@ -70,8 +70,7 @@ def measure(state: State) -> dict[str, float]:
         firewall = charge(("nft", "-f", "-"), state.firewall)
         routes = charge(("ip", "-batch", "-"), state.routes)
     finally:
-        call("ip", "link", "delete", LINK)
-        call("nft", "delete", "table", "inet", "kilo")
+        clean_up()
     return {
         "routes_cpu_seconds": routes,
         "firewall_cpu_seconds": firewall,

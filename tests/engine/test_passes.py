@@ -10,6 +10,7 @@ from ipaddress import ip_interface, ip_network
 import pytest
 from structlog.testing import capture_logs
 
+from kilo.engine import SESSIONS_SECONDS
 from kilo.errors import ConfigError
 from kilo.mesh.diff import Change
 from kilo.mesh.model import Encapsulation, Endpoint, Granularity
@@ -326,9 +327,9 @@ async def test_two_nodes_with_one_key_cause_one_refusal_and_no_endless_passes(
         with capture_logs() as logs:
             await world.settled()
             started, passes = time.monotonic(), world.passes
-            await world.eventually(lambda: time.monotonic() > started + 2.5)
+            await world.eventually(lambda: time.monotonic() > started + 3 * SESSIONS_SECONDS)
 
-        assert world.passes == passes
+        assert world.passes <= passes + 1, "the look at what sessions there are, and no other"
         assert world.read("kilo_refused_claims") == 1
         assert [log["event"] for log in logs].count("refusal") == 1
 
