@@ -61,7 +61,8 @@ class Dataplane(Protocol):
 
     def drift(self) -> AsyncIterator[None]:
         """Yields, promptly but at most a few times a second, when something of ours may have been
-        touched, or the host's links or addresses have changed. Ends only when closed.
+        touched, or the host's links or addresses have changed; what ``apply`` does to routes,
+        barriers, peers and the firewall is not told. Ends only when closed.
         """
         ...
 

@@ -18,7 +18,7 @@ from kilo.mesh.model import Snapshot
 
 ERROR_SECONDS = 60.0
 """The longest that an agent may take to notice that the store is away."""
-RETURN_SECONDS = 60.0
+RETURN_SECONDS = 10.0
 """The longest that it may take to have everything again once the store is back."""
 
 T = TypeVar("T")

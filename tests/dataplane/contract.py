@@ -37,7 +37,7 @@ from kilo.mesh.state import (
 
 OTHER_LINK = "eth0"
 OTHER_ADDRESSES = (ip_interface("192.168.0.1/24"), ip_interface("fd00:192::1/64"))
-REPAIR_SECONDS = 60.0
+REPAIR_SECONDS = 10.0
 """What is touched is noticed within two; on a machine that is busy, the device is polled less."""
 MOST_REPORTS = 7
 """In the time of listening for them below: four a second, and the first."""

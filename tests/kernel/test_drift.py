@@ -18,7 +18,7 @@ from kilo.dataplane.owndoing import OwnDoing
 from kilo.errors import DataplaneError
 from tests.kernel.namespace import Namespace
 
-NOTICE_SECONDS = 60.0
+NOTICE_SECONDS = 10.0
 QUIET_SECONDS = 0.7
 FLOOD = 40_000
 

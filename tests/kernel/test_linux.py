@@ -18,7 +18,7 @@ from tests.dataplane.contract import establish, expect_failures, make_state
 from tests.kernel.linux_host import LinuxHost
 from tests.kernel.namespace import Namespace
 
-NOTICE_SECONDS = 60.0
+NOTICE_SECONDS = 10.0
 
 
 async def test_without_nft_only_the_firewall_fails(

@@ -42,9 +42,9 @@ from tests.lab.meshes import ask, count_writes, no_loss, wait_each, wait_until
 THREE_CLOUDS = Path(__file__).parents[2] / "examples/file/three-clouds"
 OUTAGE_SECONDS = 75.0
 """Longer than the 60 s after which a node that is not heard of is dead."""
-RETURN_SECONDS = 30.0
+RETURN_SECONDS = 10.0
 """So soon after the store's return everything is followed again."""
-FAILOVER_SECONDS = 60.0
+FAILOVER_SECONDS = 30.0
 """So soon a change comes to all when a member is gone that they were talking to."""
 SILENCE_SECONDS = 60.0
 NOTICE_SECONDS = 30.0

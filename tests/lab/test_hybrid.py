@@ -38,7 +38,7 @@ into one tunnel fill the socket of its userspace WireGuard when that gets no CPU
 second, as it may on a busy machine, and what the kernel drops then says nothing of the mesh."""
 OUTAGE_SECONDS = 75.0
 """Longer than the 60 s after which who is silent is dead."""
-RETURN_SECONDS = 30.0
+RETURN_SECONDS = 10.0
 FLAGS = ("--clean-up=false", "--log-level=all")
 
 

@@ -40,7 +40,7 @@ from tests.lab.meshes import ask, count_writes, no_loss, wait_each, wait_until
 
 OUTAGE_SECONDS = 75.0
 """Longer than the 60 s of silence after which a node that can be heard of counts as dead."""
-RETURN_SECONDS = 30.0
+RETURN_SECONDS = 10.0
 """So soon after the store's return everything is followed again."""
 FLAGS = ("--clean-up=false", "--log-level=all")
 

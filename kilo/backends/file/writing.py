@@ -23,6 +23,7 @@ from kilo.backends.documents import (
     make_report_document,
 )
 from kilo.backends.file.reading import UnusableFileError, read_bytes
+from kilo.backends.file.scanning import TEMPORARY
 from kilo.backends.file.tree import Tree
 from kilo.backends.yamltext import load_documents
 from kilo.errors import BackendError
@@ -153,7 +154,7 @@ def _replace_file(path: Path, document: Mapping[str, object], *, mode: int) -> N
 
     No fsync: a report is written again within the minute, and after a crash it is old or new.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
         # Never the directory itself: if it is missing it is not mounted, not new.
         path.parent.mkdir(exist_ok=True)
@@ -182,7 +183,7 @@ def _write_new(path: Path, text: str, mode: int) -> None:
 
 def _remove_stale(path: Path) -> None:
     """Temporary files of this file's former writers."""
-    for old in path.parent.glob(f".{path.name}.*.tmp"):
+    for old in path.parent.glob(f".{path.name}.*{TEMPORARY}"):
         with contextlib.suppress(OSError):
             if time.time() - old.stat().st_mtime > STALE_SECONDS:
                 old.unlink()

@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 VENV_BIN = Path(sys.executable).parent
-LIMIT_SECONDS = 5400
+LIMIT_SECONDS = 2400
 BOOT_SECONDS = 300
 """A machine that has said nothing for so long will not."""
 LOOK_SECONDS = 1.0
