@@ -119,10 +119,8 @@ class StoreWatch:
                 return
             await self._wait(pause)
         is_first = _now() >= self._joined_at + MAX_DEBOUNCE_SECONDS
-        pause, limit = (
-            FIRST_SECONDS if is_first else DEBOUNCE_SECONDS,
-            _now() + MAX_DEBOUNCE_SECONDS,
-        )
+        pause = FIRST_SECONDS if is_first else DEBOUNCE_SECONDS
+        limit = _now() + MAX_DEBOUNCE_SECONDS
         while not runner.done() and _now() < limit:
             self._wake.clear()
             if not await self._wait(pause):
