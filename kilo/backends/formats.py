@@ -28,6 +28,7 @@ from kilo.mesh.model import (
     IPNetwork,
     SubnetPool,
 )
+from kilo.mesh.shared import share
 
 T = TypeVar("T")
 
@@ -91,7 +92,7 @@ def read_cidr(value: object, spot: Spot) -> IPInterface:
 
 def read_network(value: object, spot: Spot) -> IPNetwork:
     """A network. Host bits are dropped, as the kernel drops them: else it would differ for ever."""
-    return read_cidr(value, spot).network
+    return share(read_cidr(value, spot).network)
 
 
 def split_list(value: object, spot: Spot) -> list[object]:

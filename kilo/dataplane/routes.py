@@ -12,8 +12,7 @@ import os
 import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from functools import partial
 from itertools import groupby
 from socket import AF_INET, AF_INET6
 
@@ -32,6 +31,7 @@ from kilo.dataplane.nlsocket import (
 from kilo.errors import DataplaneError
 from kilo.mesh.diff import Change
 from kilo.mesh.model import IPAddress, IPNetwork
+from kilo.mesh.shared import share_address, share_network
 from kilo.mesh.state import Route
 
 ROUTE_PROTOCOL = 107
@@ -58,6 +58,8 @@ _CLONED = 0x200
 METRICS: Mapping[int, int] = {AF_INET: 0, AF_INET6: 1024}
 """What a route without a metric has."""
 FAMILIES = {4: AF_INET, 6: AF_INET6}
+_VERSIONS = {4: 4, 16: 6}
+"""The bytes of an address -> its version."""
 
 RouteKey = tuple[int, IPNetwork]
 """Table and destination: ``Route.key``."""
@@ -287,23 +289,24 @@ def _build_route(
 
 
 def _read_address(value: memoryview | None) -> IPAddress | None:
-    return None if value is None else _make_address(bytes(value))
+    if value is None:
+        return None
+    version = _VERSIONS.get(len(value))
+    if version is None:
+        raise DataplaneError(f"netlink: an address of {len(value)} bytes")
+    return share_address(version, int.from_bytes(value, "big"))
 
 
-@lru_cache(maxsize=4096)
-def _make_address(packed: bytes) -> IPAddress:
-    try:
-        return ip_address(packed)
-    except ValueError as error:
-        raise DataplaneError(f"netlink: an address of {len(packed)} bytes") from error
-
-
-@lru_cache(maxsize=16384)  # parsing one costs more than all the rest of a route
 def read_network(family: int, packed: bytes, length: int) -> IPNetwork:
     """A destination as the kernel writes it; ``DataplaneError`` for one that no kernel writes."""
-    network = IPv4Network if family == AF_INET else IPv6Network
-    size = 4 if family == AF_INET else 16
+    version = 4 if family == AF_INET else 6
+    if packed and _VERSIONS.get(len(packed)) != version:
+        raise _blame(packed, length)
     try:
-        return network((packed or bytes(size), length))
+        return share_network(version, int.from_bytes(packed, "big"), length)
     except ValueError as error:
-        raise DataplaneError(f"netlink: a destination {packed.hex()}/{length}") from error
+        raise _blame(packed, length) from error
+
+
+def _blame(packed: bytes, length: int) -> DataplaneError:
+    return DataplaneError(f"netlink: a destination {packed.hex()}/{length}")

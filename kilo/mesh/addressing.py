@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_interface
+from ipaddress import ip_interface
 
 from kilo.errors import MeshError
 from kilo.mesh.model import IPAddress, IPInterface, IPNetwork
+from kilo.mesh.shared import share_network
 
 
 def count_addresses(subnet: IPNetwork) -> int:
@@ -33,7 +34,5 @@ def _address(subnet: IPNetwork, index: int) -> IPInterface:
 
 
 def host_network(address: IPAddress) -> IPNetwork:
-    """The network of exactly one address, a /32 or /128."""
-    # Of a number, which needs no parsing: there is one of these for every node, several times.
-    network = IPv4Network if address.version == 4 else IPv6Network
-    return network(int(address))
+    """The network of exactly one address, a /32 or /128; of an interface, that of its address."""
+    return share_network(address.version, int(address), address.max_prefixlen)

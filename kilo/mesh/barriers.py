@@ -7,10 +7,9 @@ then carry the packet out of the location as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from kilo.mesh.model import IPAddress, IPNetwork, Node
-from kilo.mesh.networkindex import Key, make_key
 from kilo.mesh.state import Barrier
 from kilo.mesh.view import View, find_reported_address
 
@@ -24,8 +23,7 @@ def list_barriers(view: View, nodes: Iterable[Node]) -> Iterator[Barrier]:
     networks += [net for node in known for net in _list_for_us(view, node)]
     inhabited = _find_inhabited(networks, _list_places(view, known))
     for network in dict.fromkeys(networks):
-        key = make_key(network, network.prefixlen)
-        if network.version in view.host.families and key not in inhabited:
+        if network.version in view.host.families and network not in inhabited:
             yield Barrier(destination=network)
 
 
@@ -53,24 +51,37 @@ def _is_for_us(view: View, node: Node) -> bool:
 def _list_places(view: View, nodes: Iterable[Node]) -> Iterator[IPAddress]:
     """Where this host and the nodes are found without us."""
     own_links = {view.options.interface, view.tunnel}
-    yield from (a.interface.ip for a in view.host.addresses if a.link not in own_links)
+    yield from (a.interface for a in view.host.addresses if a.link not in own_links)
     yield from list_node_places(nodes)
 
 
 def list_node_places(nodes: Iterable[Node]) -> Iterator[IPAddress]:
     """Where the nodes' hosts are found, so that barriers would be in the way."""
     for node in nodes:
-        yield from (interface.ip for interface in node.internal_ips)
-        if node.endpoint and node.endpoint.ip:
-            yield node.endpoint.ip
+        yield from node.internal_ips
+        endpoint = node.endpoint
+        if endpoint and (address := endpoint.ip):
+            yield address
 
 
-def _find_inhabited(networks: Iterable[IPNetwork], places: Iterable[IPAddress]) -> frozenset[Key]:
-    """Those of the networks, or others of their sizes, in which one of the addresses lies."""
-    sizes = {(network.version, network.prefixlen) for network in networks}
+def _find_inhabited(
+    networks: Collection[IPNetwork], places: Iterable[IPAddress]
+) -> frozenset[IPNetwork]:
+    """Those of the networks in which one of the addresses lies."""
+    numbers: dict[int, set[int]] = {4: set(), 6: set()}
+    for place in places:
+        numbers[place.version].add(int(place))
+    taken = {
+        (version, bits): {number >> bits for number in numbers[version]}
+        for version, bits in {(net.version, _count_host_bits(net)) for net in networks}
+    }
     return frozenset(
-        (version, length, int(place) >> (place.max_prefixlen - length))
-        for place in places
-        for version, length in sizes
-        if version == place.version
+        net
+        for net in networks
+        if int(net.network_address) >> _count_host_bits(net)
+        in taken[net.version, _count_host_bits(net)]
     )
+
+
+def _count_host_bits(network: IPNetwork) -> int:
+    return network.max_prefixlen - network.prefixlen

@@ -7,9 +7,9 @@ and only of those is an object made.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Network
 
 from kilo.mesh.model import IPNetwork
+from kilo.mesh.shared import share_network
 
 _Block = tuple[int, int]
 """First address and prefix length."""
@@ -20,9 +20,11 @@ def collapse(networks: Iterable[IPNetwork]) -> frozenset[IPNetwork]:
     blocks: dict[int, set[_Block]] = {4: set(), 6: set()}
     for network in networks:
         blocks[network.version].add((int(network.network_address), network.prefixlen))
-    ipv4 = map(IPv4Network, _join_blocks(sorted(blocks[4]), bits=32))
-    ipv6 = map(IPv6Network, _join_blocks(sorted(blocks[6]), bits=128))
-    return frozenset((*ipv4, *ipv6))
+    return frozenset(
+        share_network(version, *block)
+        for version, bits in ((4, 32), (6, 128))
+        for block in _join_blocks(sorted(blocks[version]), bits=bits)
+    )
 
 
 def _join_blocks(blocks: Iterable[_Block], *, bits: int) -> list[_Block]:

@@ -146,7 +146,7 @@ def grant_first(
 def grant_peers(
     peers: Iterable[Peer],
     *,
-    keys: Mapping[PublicKey, Claimant],
+    keys: Mapping[PublicKey, Node],
     owners: Mapping[IPNetwork, Claimant],
     service_cidrs: Iterable[IPNetwork],
 ) -> tuple[tuple[Peer, ...], list[Refusal]]:
@@ -155,27 +155,30 @@ def grant_peers(
     ``keys`` and ``owners`` are those of the nodes and segments, which always come first. A peer
     left without any allowed IP takes no part, and so owns no key.
     """
-    key_owners = dict(keys)
+    key_owners: dict[PublicKey, Peer] = {}
     claimed: dict[IPNetwork, Claimant] = {}
-    fences = _index(owners)
+    fences: NetworkIndex[Claimant | str] = NetworkIndex(owners)
     for network in service_cidrs:
         fences.add(network, "the service CIDRs")
     granted, refusals = [], []
     for peer in sorted(peers, key=lambda peer: peer.name):
         claimant = Claimant.of(peer)
-        if owner := key_owners.get(peer.public_key):
-            refusals.append(_refuse_key(claimant, peer.public_key, owner))
+        if node := keys.get(peer.public_key):
+            refusals.append(_refuse_key(claimant, peer.public_key, name_in_text(node)))
+            continue
+        if other := key_owners.get(peer.public_key):
+            refusals.append(_refuse_key(claimant, peer.public_key, Claimant.of(other)))
             continue
         allowed, refused = _grant_allowed_ips(peer, claimed, fences)
         refusals += refused
         if allowed:
-            key_owners[peer.public_key] = claimant
+            key_owners[peer.public_key] = peer
             granted.append(replace(peer, allowed_ips=allowed))
     return tuple(granted), refusals
 
 
 def _grant_allowed_ips(
-    peer: Peer, claimed: dict[IPNetwork, Claimant], fences: NetworkIndex
+    peer: Peer, claimed: dict[IPNetwork, Claimant], fences: NetworkIndex[Claimant | str]
 ) -> tuple[tuple[IPNetwork, ...], list[Refusal]]:
     claimant = Claimant.of(peer)
     allowed, refusals = [], []
@@ -190,17 +193,13 @@ def _grant_allowed_ips(
     return tuple(allowed), refusals
 
 
-def _index(owners: Mapping[IPNetwork, Claimant]) -> NetworkIndex:
-    return NetworkIndex((network, str(owner)) for network, owner in owners.items())
-
-
-def _find_objection(network: IPNetwork, fences: NetworkIndex) -> str:
+def _find_objection(network: IPNetwork, fences: NetworkIndex[Claimant | str]) -> str:
     if network.prefixlen == 0:
         return "a peer cannot claim every address there is"
     return _describe_cover(fences.find_cover(network))
 
 
-def _describe_cover(cover: tuple[IPNetwork, str] | None) -> str:
+def _describe_cover(cover: tuple[IPNetwork, object] | None) -> str:
     return f"it lies inside {cover[0]} of {cover[1]}" if cover else ""
 
 
@@ -237,10 +236,10 @@ class _Others:
     """All who may stand against a segment's allowed location IPs."""
 
     def __init__(self, owners: Mapping[IPNetwork, Claimant], peers: Iterable[Peer]) -> None:
-        self._later = NetworkIndex()
-        self._owners = _index(owners)
+        self._later: NetworkIndex[str] = NetworkIndex()
+        self._owners = NetworkIndex(owners)
         self._peers = NetworkIndex(
-            (network, str(name_in_text(peer))) for peer in peers for network in peer.allowed_ips
+            {network: name_in_text(peer) for peer in peers for network in peer.allowed_ips}
         )
 
     def add_segment(self, name: str, networks: Iterable[IPNetwork]) -> None:

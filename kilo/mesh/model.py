@@ -72,15 +72,17 @@ class Endpoint:
     @property
     def ip(self) -> IPAddress | None:
         """The host as an address, or None where it is a DNS name."""
-        return _find_address(self.host)
+        return find_address(self.host)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @lru_cache(maxsize=1 << 15)
-def _find_address(host: str) -> IPAddress | None:
-    """Remembered: every pass asks it of every node, and parsing is dear."""
+def find_address(host: str) -> IPAddress | None:
+    """The address that a host is, or None where it is a DNS name. Remembered: every pass asks it
+    of every node, and parsing is dear.
+    """
     try:
         return ip_address(host)
     except ValueError:

@@ -7,62 +7,65 @@ it, or begins inside it.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Generic, TypeVar
 
 from kilo.mesh.model import IPNetwork
+from kilo.mesh.shared import share_network
 
-Key = tuple[int, int, int]
-"""A network: version, prefix length and the bits of the prefix."""
+Owner = TypeVar("Owner")
+
+_Start = tuple[int, int, int]
+"""A network: version, first address and prefix length."""
 
 
-class NetworkIndex:
+class NetworkIndex(Generic[Owner]):
     """Of both families. Anyone may claim thousands of networks, and all agents compare them."""
 
-    def __init__(self, claims: Iterable[tuple[IPNetwork, str]] = ()) -> None:
+    def __init__(
+        self, claims: Mapping[IPNetwork, Owner] | Iterable[tuple[IPNetwork, Owner]] = ()
+    ) -> None:
         """``claims`` are networks and whose they are."""
-        self._found: dict[Key, tuple[IPNetwork, str]] = {}
-        self._lengths: dict[int, set[int]] = {4: set(), 6: set()}
-        """The prefix lengths there are: few in practice."""
-        self._starts: dict[int, list[tuple[int, int]]] = {4: [], 6: []}
-        """First address and prefix length; sorted when it is looked at."""
-        self._is_sorted = True
-        for network, owner in claims:
-            self.add(network, owner)
+        self._owners: dict[IPNetwork, Owner] = dict(claims)
+        self._sizes = {(network.version, network.prefixlen) for network in self._owners}
+        """Version and prefix length of all: few in practice."""
+        self._starts: list[_Start] = []
+        """Sorted when it is looked at; empty until then, for most are never asked for it."""
+        self._unsorted: list[IPNetwork] = list(self._owners)
 
-    def add(self, network: IPNetwork, owner: str) -> None:
+    def add(self, network: IPNetwork, owner: Owner) -> None:
         """A network that is there already has this owner from now on."""
-        length = network.prefixlen
-        key = make_key(network, length)
-        if key not in self._found:
-            self._lengths[network.version].add(length)
-            self._starts[network.version].append((int(network.network_address), length))
-            self._is_sorted = False
-        self._found[key] = network, owner
+        if network not in self._owners:
+            self._sizes.add((network.version, network.prefixlen))
+            self._unsorted.append(network)
+        self._owners[network] = owner
 
-    def find_cover(self, network: IPNetwork) -> tuple[IPNetwork, str] | None:
+    def find_cover(self, network: IPNetwork) -> tuple[IPNetwork, Owner] | None:
         """The narrowest network that contains this one, itself included, and whose it is."""
-        lengths = (n for n in self._lengths[network.version] if n <= network.prefixlen)
-        keys = (make_key(network, length) for length in sorted(lengths, reverse=True))
-        return next((self._found[key] for key in keys if key in self._found), None)
+        version, own = network.version, network.prefixlen
+        lengths = (length for ip, length in self._sizes if ip == version and length <= own)
+        for length in sorted(lengths, reverse=True):
+            spare = network.max_prefixlen - length
+            around = share_network(version, int(network.network_address) >> spare << spare, length)
+            if around in self._owners:
+                return around, self._owners[around]
+        return None
 
-    def find_overlap(self, network: IPNetwork) -> tuple[IPNetwork, str] | None:
+    def find_overlap(self, network: IPNetwork) -> tuple[IPNetwork, Owner] | None:
         """What ``find_cover`` finds, else the first network inside this one, and whose it is."""
         return self.find_cover(network) or self._find_inside(network)
 
-    def _find_inside(self, network: IPNetwork) -> tuple[IPNetwork, str] | None:
-        if not self._is_sorted:
-            for each in self._starts.values():
-                each.sort()
-            self._is_sorted = True
-        starts = self._starts[network.version]
-        place = bisect_left(starts, (int(network.network_address), 0))
-        if place == len(starts) or starts[place][0] > int(network.broadcast_address):
+    def _find_inside(self, network: IPNetwork) -> tuple[IPNetwork, Owner] | None:
+        if self._unsorted:
+            self._starts += (
+                (n.version, int(n.network_address), n.prefixlen) for n in self._unsorted
+            )
+            self._starts.sort()
+            self._unsorted.clear()
+        first = (network.version, int(network.network_address), 0)
+        last = (network.version, int(network.broadcast_address), network.max_prefixlen)
+        place = bisect_left(self._starts, first)
+        if place == len(self._starts) or self._starts[place] > last:
             return None
-        start, length = starts[place]
-        return self._found[network.version, length, start >> (network.max_prefixlen - length)]
-
-
-def make_key(network: IPNetwork, length: int) -> Key:
-    """That of the network of this prefix length around it."""
-    bits = int(network.network_address) >> (network.max_prefixlen - length)
-    return network.version, length, bits
+        inside = share_network(*self._starts[place])
+        return inside, self._owners[inside]

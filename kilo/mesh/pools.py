@@ -34,7 +34,7 @@ def is_part(pool: SubnetPool, network: IPNetwork) -> bool:
     )
 
 
-def find_free_part(pool: SubnetPool, taken: NetworkIndex, *, seed: str) -> IPNetwork | None:
+def find_free_part(pool: SubnetPool, taken: NetworkIndex[str], *, seed: str) -> IPNetwork | None:
     """The next part of the pool that overlaps nothing that is taken; None if there is none left.
 
     The search goes round once, from where ``seed`` points, so that many who look at the same
@@ -46,7 +46,9 @@ def find_free_part(pool: SubnetPool, taken: NetworkIndex, *, seed: str) -> IPNet
     return after or _find_free_among(pool, taken, range(start))
 
 
-def _find_free_among(pool: SubnetPool, taken: NetworkIndex, numbers: range) -> IPNetwork | None:
+def _find_free_among(
+    pool: SubnetPool, taken: NetworkIndex[str], numbers: range
+) -> IPNetwork | None:
     number = numbers.start
     while number < numbers.stop:
         part = _make_part(pool, number)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import ip_interface
 
 from kilo.mesh.addressing import host_network
@@ -15,6 +16,7 @@ from kilo.mesh.collapse import collapse
 from kilo.mesh.host import IPIP_OVERHEAD, HostFacts, find_link, find_wireguard_mtu
 from kilo.mesh.keys import PublicKey
 from kilo.mesh.model import Endpoint, IPAddress, IPNetwork, Node, Peer
+from kilo.mesh.shared import share_address
 from kilo.mesh.state import (
     ENCAPSULATION_TABLE,
     Address,
@@ -203,9 +205,11 @@ class Rendering(View):
         for segment in self.tunnelled:
             carriers = self.list_endpoint_networks(segment.key, self.find_leader_endpoint(segment))
             skipped = {*segment.wireguard_networks, *carriers}
+            # One of each family: what follows is done for every network of the mesh.
+            routes = {version: self.render_tunnel_route(segment, version) for version in (4, 6)}
             for network in (*segment.allowed_ips, *segment.allowed_location_ips):
                 if network not in skipped:
-                    yield self.render_tunnel_route(segment, network)
+                    yield routes[network.version](destination=network)
         for peer in self.topology.peers:
             endpoint = self.find_peer_endpoint(peer)
             skipped = set(self.list_endpoint_networks(peer.public_key, endpoint))
@@ -225,14 +229,15 @@ class Rendering(View):
             if endpoint and endpoint.ip:
                 yield host_network(endpoint.ip)
 
-    def render_tunnel_route(self, segment: Segment, network: IPNetwork) -> Route:
-        gateway = find_family(segment.wireguard_ips, network.version)
-        return Route(
-            destination=network,
+    def render_tunnel_route(self, segment: Segment, version: int) -> partial[Route]:
+        """All but the destination."""
+        gateway = find_family(segment.wireguard_ips, version)
+        return partial(
+            Route,
             link=self.options.interface,
-            gateway=gateway.ip if gateway else None,
+            gateway=share_address(version, int(gateway)) if gateway else None,
             onlink=gateway is not None,
-            source=self.find_source(network.version),
+            source=self.find_source(version),
         )
 
     def render_peer_route(self, network: IPNetwork) -> Route:
@@ -247,8 +252,10 @@ class Rendering(View):
         for segment in self.tunnelled:
             networks += [*segment.allowed_ips, *segment.allowed_location_ips]
         networks += [network for peer in self.topology.peers for network in peer.allowed_ips]
+        ways = {version: self.find_way(self.segment.leader, version) for version in (4, 6)}
         for network in networks:
-            yield from self.route_via(self.segment.leader, network)
+            if way := ways[network.version]:
+                yield way(destination=network)
 
     def list_local_routes(self) -> Iterator[Route]:
         """To the neighbours' pods; with ``cross`` also to their WireGuard addresses."""
@@ -267,25 +274,30 @@ class Rendering(View):
     def list_neighbour_routes(self, segment: Segment) -> Iterator[Route]:
         for network, node in segment.pod_owners.items():
             if node.name != self.node.name:
-                yield from self.route_via(node, network)
+                yield from self.list_ways(node, network)
         if segment is not self.segment:
             for network in segment.wireguard_networks:
-                yield from self.route_via(segment.leader, network)
+                yield from self.list_ways(segment.leader, network)
 
-    def route_via(self, node: Node, network: IPNetwork) -> Iterator[Route]:
-        """A route through another node of the location, if both have addresses of the family,
-        and not by mistake the same one, which no kernel takes for a gateway.
+    def list_ways(self, node: Node, network: IPNetwork) -> Iterator[Route]:
+        """The route to a network through another node of the location, if there can be one."""
+        if way := self.find_way(node, network.version):
+            yield way(destination=network)
+
+    def find_way(self, node: Node, version: int) -> partial[Route] | None:
+        """All but the destination of a route through another node of the location, if both have
+        addresses of the family, and not by mistake the same one, which no kernel takes for a
+        gateway.
         """
-        own = self.find_internal(network.version)
-        internal = find_family(node.internal_ips, network.version)
+        own = self.find_internal(version)
+        internal = find_family(node.internal_ips, version)
         if own is None or internal is None or own.ip == internal.ip:
-            return
+            return None
         link = find_link(self.host, own.ip)
-        gateway: IPAddress | None = internal.ip
+        gateway: IPAddress | None = share_address(version, int(internal))
         if self.encapsulates(own, internal.ip):
             link, gateway = self.tunnel, self.find_tunnel_gateway(node, internal.ip)
-        if link and gateway:
-            yield Route(destination=network, link=link, gateway=gateway, onlink=True)
+        return partial(Route, link=link, gateway=gateway, onlink=True) if link and gateway else None
 
     def list_rules(self) -> Iterator[Rule]:
         if not self.options.local:

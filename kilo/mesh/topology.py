@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv6Network, ip_network
 from itertools import chain
 from types import MappingProxyType
@@ -22,7 +23,6 @@ from kilo.mesh.conflicts import (
     grant_location_ips,
     grant_peers,
     leave_out_unknown_stores,
-    name_in_text,
 )
 from kilo.mesh.keys import PublicKey
 from kilo.mesh.model import (
@@ -34,6 +34,7 @@ from kilo.mesh.model import (
     Node,
     Peer,
     Settings,
+    find_address,
 )
 
 PRIVATE_IPV4 = tuple(map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
@@ -77,7 +78,7 @@ class Segment:
     @property
     def wireguard_networks(self) -> tuple[IPNetwork, ...]:
         """The WireGuard addresses as /32 and /128."""
-        return tuple(host_network(interface.ip) for interface in self.wireguard_ips)
+        return tuple(host_network(interface) for interface in self.wireguard_ips)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +133,7 @@ def build_topology(nodes: Iterable[Node], peers: Iterable[Peer], settings: Setti
     # The WireGuard addresses before all others.
     owners, refused = grant_first(chain(*tunnels, *claims))
     refusals += refused
-    keys = {required_key(node): name_in_text(node) for node in members}
+    keys = {required_key(node): node for node in members}
     granted, refused = grant_peers(
         known_peers, keys=keys, owners=owners, service_cidrs=settings.service_cidrs
     )
@@ -167,9 +168,13 @@ def is_public(endpoint: Endpoint | None) -> bool:
 
     A DNS name counts as public: it may resolve differently on every node, and all must agree.
     """
-    if endpoint is None:
-        return False
-    address = endpoint.ip
+    return endpoint is not None and _is_public_host(endpoint.host)
+
+
+@lru_cache(maxsize=1 << 15)
+def _is_public_host(host: str) -> bool:
+    """Remembered: every change of the mesh asks it of every node."""
+    address = find_address(host)
     return address is None or is_public_address(address)
 
 
@@ -211,7 +216,7 @@ def _place(node: Node, granularity: Granularity) -> tuple[str, str]:
 
 def _list_wireguard_claims(draft: _Draft, interfaces: Iterable[IPInterface]) -> list[Claim]:
     claimant = Claimant(name=f"Segment {draft.name}")
-    return [(claimant, "WireGuard IP", host_network(interface.ip)) for interface in interfaces]
+    return [(claimant, "WireGuard IP", host_network(interface)) for interface in interfaces]
 
 
 def _list_node_claims(draft: _Draft) -> list[Claim]:
@@ -219,7 +224,7 @@ def _list_node_claims(draft: _Draft) -> list[Claim]:
     claims: list[Claim] = []
     for node in draft.nodes:
         claimant = Claimant.of(node)
-        claims += ((claimant, "internalIP", host_network(one.ip)) for one in node.internal_ips)
+        claims += ((claimant, "internalIP", host_network(one)) for one in node.internal_ips)
         claims += ((claimant, "podSubnets", subnet) for subnet in node.pod_subnets)
     return claims
 
@@ -228,9 +233,8 @@ def _list_granted(
     tunnel: Iterable[Claim], claims: Iterable[Claim], owners: Mapping[IPNetwork, Claimant]
 ) -> tuple[IPNetwork, ...]:
     """What a segment has of what it and its nodes claim; its WireGuard addresses in any case."""
-    claimants = {claimant for claimant, _, _ in claims}
     granted = [network for _, _, network in tunnel]
-    granted += (network for _, _, network in claims if owners[network] in claimants)
+    granted += (network for claimant, _, network in claims if owners[network] is claimant)
     return tuple(dict.fromkeys(granted))
 
 
