@@ -10,7 +10,7 @@ import asyncio
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
@@ -34,11 +34,12 @@ from kilo.dataplane.wireguard_process import (
     start_userspace,
     wait_until,
 )
-from kilo.dataplane.wireguard_uapi import UserspaceDriver
+from kilo.dataplane.wireguard_uapi import AllowedIPs, UserspaceDriver
 from kilo.errors import DataplaneError
 from kilo.keyfile import public_key
 from kilo.mesh.diff import Change
 from kilo.mesh.keys import PrivateKey, PublicKey
+from kilo.mesh.model import IPNetwork
 from kilo.mesh.state import PeerStats, WireGuardDevice, WireGuardPeer
 from kilo.portowner import Protocol, describe_owner
 
@@ -68,6 +69,10 @@ class WireGuard:
         self._create = create
         self._socket = SOCKETS / f"{link}.sock"
         self._salt = os.urandom(16)
+        self._allowed_ips: AllowedIPs = {}
+        self._packed: dict[frozenset[IPNetwork], bytes] = {}
+        self._look: asyncio.Future[DeviceRecord | None] | None = None
+        """One that was asked for and has not begun."""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"wireguard-{link}")
 
     async def ensure(self) -> bool:
@@ -79,15 +84,14 @@ class WireGuard:
 
     async def read(self) -> tuple[WireGuardDevice | None, frozenset[WireGuardPeer]]:
         """The device and its peers; None and none if there is no such device."""
-        return self._describe(await self._block(self._read))
+        return self._describe(await self._measure())
 
     async def read_marked(
         self,
     ) -> tuple[WireGuardDevice | None, frozenset[WireGuardPeer], bytes | None]:
         """What ``read`` and ``fingerprint`` say, both of the same moment."""
-        record = await self._block(self._read)
-        mark = digest_record(record, self._salt) if record else None
-        return (*self._describe(record), mark)
+        record = await self._measure()
+        return (*self._describe(record), self._digest(record))
 
     def _describe(
         self, record: DeviceRecord | None
@@ -101,7 +105,7 @@ class WireGuard:
 
     async def observe(self) -> Mapping[PublicKey, PeerStats]:
         """What the device has measured of each peer; empty if there is no such device."""
-        record = await self._block(self._read)
+        record = await self._measure()
         return {peer.public_key: make_stats(peer) for peer in record.peers} if record else {}
 
     async def apply(self, steps: Sequence[Change]) -> None:
@@ -124,8 +128,21 @@ class WireGuard:
 
         Comparable only with others of the same object. Endpoints are left out: they roam.
         """
-        record = await self._block(self._read)
-        return digest_record(record, self._salt) if record else None
+        return self._digest(await self._measure())
+
+    def _digest(self, record: DeviceRecord | None) -> bytes | None:
+        return digest_record(record, self._salt, self._packed) if record else None
+
+    async def _measure(self) -> DeviceRecord | None:
+        """What all who ask in one turn of the loop are told, after a single look."""
+        if self._look is None:
+            self._look = asyncio.ensure_future(self._look_soon())
+        return await asyncio.shield(self._look)
+
+    async def _look_soon(self) -> DeviceRecord | None:
+        await asyncio.sleep(0)  # others may be about to ask
+        self._look = None  # who asks from now on is to be told of a later moment
+        return await self._block(self._read)
 
     async def _block(self, work: Callable[[*Arguments], Result], *arguments: *Arguments) -> Result:
         loop = asyncio.get_running_loop()
@@ -144,7 +161,7 @@ class WireGuard:
             return None
         if kind == KERNEL_KIND:
             return KernelDriver(self._link)
-        return UserspaceDriver(self._socket, self._identity)
+        return UserspaceDriver(self._socket, self._identity, self._allowed_ips)
 
     def _read(self) -> DeviceRecord | None:
         driver = self._probe()
@@ -315,18 +332,29 @@ def describe_conflict(step: Change) -> str:
     return f": UDP port {step.new.listen_port} is held by {owner}" if owner else ""
 
 
-def digest_record(record: DeviceRecord, salt: bytes) -> bytes:
+def digest_record(
+    record: DeviceRecord, salt: bytes, packed: dict[frozenset[IPNetwork], bytes] | None = None
+) -> bytes:
     """The same for equal configurations, in whatever order the device lists them.
 
     A real digest: the hashes of Python's networks collide (10.4.0.0/16 and 10.4.128.0/17).
+    ``packed`` has peers' networks of the digest before; afterwards, of this one.
     """
+    packed, before = {} if packed is None else packed, dict(packed or {})
+    packed.clear()
     digest = hashlib.blake2b(f"{record.public_key} {record.listen_port}".encode(), salt=salt)
     for peer in sorted(record.peers, key=lambda peer: peer.public_key):
         digest.update(f"\n{peer.public_key} {peer.keepalive_seconds} ".encode())
         digest.update(peer.preshared_key.raw if peer.preshared_key else b"-")
-        for network in sorted(
-            network.network_address.packed + bytes([network.prefixlen])
-            for network in peer.allowed_ips
-        ):
-            digest.update(bytes([len(network)]) + network)
+        networks = peer.allowed_ips
+        packed[networks] = before.get(networks) or pack_networks(networks)
+        digest.update(packed[networks])
     return digest.digest()
+
+
+def pack_networks(networks: Iterable[IPNetwork]) -> bytes:
+    """The same for the same networks, in whatever order, and for no others."""
+    each = sorted(
+        network.network_address.packed + bytes([network.prefixlen]) for network in networks
+    )
+    return b"".join(bytes([len(network)]) + network for network in each)

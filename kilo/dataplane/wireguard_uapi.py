@@ -7,11 +7,11 @@ Described at https://www.wireguard.com/xplatform/. Encoding and decoding are pur
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from kilo.errors import DataplaneError
 from kilo.keyfile import public_key
 from kilo.mesh.keys import KEY_BYTES, PrivateKey, PublicKey
 from kilo.mesh.model import Endpoint, IPNetwork
+from kilo.mesh.shared import share
 
 EXCHANGE_SECONDS = 10.0
 """wireguard-go takes 0.13 s for 1,000 new peers; this is for one that hangs."""
@@ -41,18 +42,25 @@ MAX_ERRNO = 4095
 """The kernel's ``MAX_ERRNO``: no error number is greater."""
 
 Line = tuple[str, str]
+AllowedIPs = dict[str, frozenset[IPNetwork]]
+"""Lines of allowed IPs that follow each other, and what they say."""
+
+_ALLOWED_IPS = re.compile(r"((?:^allowed_ip=[^\n]*\n)+)", re.MULTILINE)
+_RESULT = re.compile(r"^errno=([^\n]*)$", re.MULTILINE)
 
 
 class UserspaceDriver:
     """The device behind a UAPI socket."""
 
-    def __init__(self, path: Path, identity: Identity) -> None:
+    def __init__(self, path: Path, identity: Identity, known: AllowedIPs | None = None) -> None:
+        """``known`` is of the answer before, and is brought up to date."""
         self._path = path
         self._identity = identity
+        self._known = {} if known is None else known
 
     def read(self) -> DeviceRecord:
         """See ``Driver``."""
-        return decode_device(exchange(self._path, b"get=1\n\n"), self._derive)
+        return decode_device(exchange(self._path, b"get=1\n\n"), self._derive, self._known)
 
     def configure(self, update: DeviceUpdate) -> None:
         """See ``Driver``. One request, however long."""
@@ -138,11 +146,7 @@ def encode_endpoint(endpoint: Endpoint) -> str:
 
 def decode_result(answer: bytes) -> None:
     """Nothing if the answer says that all went well; ``RefusedError`` with the reason if not."""
-    for name, value in split_answer(answer):
-        if name == "errno":
-            check_result(value)
-            return
-    raise DataplaneError("WireGuard's answer has no result")
+    read_answer(answer)
 
 
 def check_result(value: str) -> None:
@@ -155,32 +159,60 @@ def check_result(value: str) -> None:
         raise RefusedError(os.strerror(number), number=number)
 
 
-def decode_device(answer: bytes, derive: Callable[[PrivateKey], PublicKey]) -> DeviceRecord:
-    """The device in the answer to ``get=1``; ``DataplaneError`` if that is no such answer."""
-    decode_result(answer)
+def decode_device(
+    answer: bytes, derive: Callable[[PrivateKey], PublicKey], known: AllowedIPs | None = None
+) -> DeviceRecord:
+    """The device in the answer to ``get=1``; ``DataplaneError`` if that is no such answer.
+
+    ``known`` is what the answer before was found to say of allowed IPs, which are most of it and
+    seldom change; afterwards it is what this one says.
+    """
     draft = DeviceDraft(derive)
-    for name, value in split_answer(answer):
-        try:
-            draft.take(name, value)
-        except (ValueError, OverflowError):
-            # Without its cause, which holds the value.
-            raise DataplaneError(f"WireGuard's answer has a {name[:40]} that is none") from None
+    said: AllowedIPs = {}
+    for index, part in enumerate(_ALLOWED_IPS.split(read_answer(answer))):
+        if index % 2:
+            said[part] = networks = (known or {}).get(part) or decode_allowed_ips(part)
+            draft.allow(networks)
+        else:
+            take_lines(part, draft.take)
+    if known is not None:
+        known.clear()
+        known.update(said)
     return draft.finish()
 
 
-def split_answer(answer: bytes) -> Iterable[Line]:
-    """The ``name=value`` lines of an answer up to its empty line."""
+def read_answer(answer: bytes) -> str:
+    """The lines of an answer up to its empty line; as ``decode_result`` if all did not go well."""
     try:
         text = answer.decode("ascii")
     except UnicodeDecodeError:
         raise DataplaneError("WireGuard's answer is not text") from None
-    for line in text.split("\n"):
-        if not line:
-            return
+    text = text.partition("\n\n")[0] + "\n"
+    result = _RESULT.search(text)
+    if result is None:
+        raise DataplaneError("WireGuard's answer has no result")
+    check_result(result[1])
+    return text
+
+
+def decode_allowed_ips(lines: str) -> frozenset[IPNetwork]:
+    """The networks of lines that are all about allowed IPs."""
+    networks: set[IPNetwork] = set()
+    take_lines(lines, lambda _, value: networks.add(share(ip_network(value))))
+    return frozenset(networks)
+
+
+def take_lines(lines: str, take: Callable[[str, str], None]) -> None:
+    """Hand over name and value of each line; ``DataplaneError`` if ``take`` does not like one."""
+    for line in filter(None, lines.split("\n")):
         name, equals, value = line.partition("=")
         if not equals:
             raise DataplaneError("WireGuard's answer has a line without '='")
-        yield name, value
+        try:
+            take(name, value)
+        except (ValueError, OverflowError):
+            # Without its cause, which holds the value.
+            raise DataplaneError(f"WireGuard's answer has a {name[:40]} that is none") from None
 
 
 @dataclass(slots=True)
@@ -191,13 +223,11 @@ class PeerDraft:
     preshared_key: bytes = field(default=NO_KEY, repr=False)
     endpoint: Endpoint | None = None
     numbers: dict[str, int] = field(default_factory=dict)
-    allowed_ips: set[IPNetwork] = field(default_factory=set)
+    allowed_ips: frozenset[IPNetwork] = frozenset()
 
     def take(self, name: str, value: str) -> None:
         """Use one line; names we do not know are for others."""
-        if name == "allowed_ip":
-            self.allowed_ips.add(parse_network(value))
-        elif name in NUMBERS:
+        if name in NUMBERS:
             self.numbers[name] = parse_number(value, NUMBERS[name])
         elif name == "endpoint":
             self.endpoint = parse_endpoint(value)
@@ -213,7 +243,7 @@ class PeerDraft:
             preshared_key=make_preshared_key(self.preshared_key),
             endpoint=self.endpoint,
             keepalive_seconds=numbers.get("persistent_keepalive_interval", 0),
-            allowed_ips=frozenset(self.allowed_ips),
+            allowed_ips=self.allowed_ips,
             latest_handshake=seconds + numbers.get("last_handshake_time_nsec", 0) / 1e9,
             received_bytes=numbers.get("rx_bytes", 0),
             sent_bytes=numbers.get("tx_bytes", 0),
@@ -251,6 +281,13 @@ class DeviceDraft:
         elif name == "listen_port":
             self._listen_port = parse_number(value, 65535)
 
+    def allow(self, networks: frozenset[IPNetwork]) -> None:
+        """Use lines that are all about allowed IPs."""
+        if self._peers:
+            peer = self._peers[-1]
+            # Mostly all of a peer's follow each other: then it has the very set that was handed in.
+            peer.allowed_ips = peer.allowed_ips | networks if peer.allowed_ips else networks
+
     def finish(self) -> DeviceRecord:
         """The device, now that its lines have ended."""
         return DeviceRecord(
@@ -280,9 +317,3 @@ def parse_endpoint(value: str) -> Endpoint:
     """``address:port``, an IPv6 address in brackets, with or without a scope."""
     host, _, port = value.rpartition(":")
     return make_endpoint(host.removeprefix("[").removesuffix("]"), parse_number(port, 65535))
-
-
-@lru_cache(maxsize=1 << 16)
-def parse_network(value: str) -> IPNetwork:
-    """A network in CIDR. Remembered: every read names the same ones, and parsing is dear."""
-    return ip_network(value)

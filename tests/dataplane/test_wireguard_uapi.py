@@ -22,6 +22,7 @@ from kilo.dataplane.wireguard_device import (
     RefusedError,
 )
 from kilo.dataplane.wireguard_uapi import (
+    AllowedIPs,
     UserspaceDriver,
     decode_device,
     decode_result,
@@ -117,6 +118,33 @@ def test_an_answer_is_read_with_public_keys_only_and_endpoints_without_scope() -
             PeerRecord(public_key=OTHER, endpoint=Endpoint(host="192.168.0.2", port=51820)),
         ),
     )
+
+
+def test_what_was_said_of_allowed_ips_before_is_not_read_again() -> None:
+    known: AllowedIPs = {}
+    first = decode_device(ANSWER, public_key, known)
+    (lines,) = known
+    second = decode_device(ANSWER.replace(b"rx_bytes=34", b"rx_bytes=35"), public_key, known)
+    assert second.peers[0].received_bytes == 35
+    assert second.peers[0].allowed_ips is first.peers[0].allowed_ips is known[lines]
+
+
+def test_of_what_was_said_before_only_the_last_is_kept() -> None:
+    known: AllowedIPs = {}
+    decode_device(ANSWER, public_key, known)
+    other = decode_device(ANSWER.replace(b"10.2.1.0/24", b"10.2.9.0/24"), public_key, known)
+    assert other.peers[0].allowed_ips == {ip_network("10.2.9.0/24"), ip_network("fd00:2::/64")}
+    assert list(known.values()) == [other.peers[0].allowed_ips]
+
+
+def test_allowed_ips_need_not_follow_each_other() -> None:
+    answer = (
+        f"public_key={'01' * 32}\nallowed_ip=10.2.1.0/24\nrx_bytes=1\nallowed_ip=fd00:2::/64\n"
+        f"public_key={'02' * 32}\nallowed_ip=10.2.2.0/24\nerrno=0\n\n"
+    )
+    first, second = decode_device(answer.encode(), public_key).peers
+    assert first.allowed_ips == {ip_network("10.2.1.0/24"), ip_network("fd00:2::/64")}
+    assert second.allowed_ips == {ip_network("10.2.2.0/24")}
 
 
 def test_a_device_without_a_private_key_has_no_public_one() -> None:
