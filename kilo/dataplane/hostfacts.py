@@ -80,8 +80,8 @@ def _read_default_links(netlink: NetlinkSocket, names: dict[int, str]) -> list[s
     """Links of the main table's default routes: IPv4 first, then by metric, each once."""
     found: dict[str, None] = {}
     for family in METRICS:
-        # Strict checking lets the kernel leave out the other tables.
-        request = ROUTE_HEADER.pack(family, 0, 0, 0, MAIN_TABLE, 0, 0, 0, 0)
+        # Strict checking lets the kernel leave out the other tables, and our barriers.
+        request = ROUTE_HEADER.pack(family, 0, 0, 0, MAIN_TABLE, 0, 0, UNICAST, 0)
         decode = partial(decode_default, family=family)
         try:
             defaults = netlink.dump(RTM_GETROUTE, request, decode)
@@ -99,9 +99,11 @@ def decode_default(body: memoryview, family: int) -> tuple[int, list[int]] | Non
 
     Raises ``DataplaneError`` for a body that no kernel writes.
     """
-    found_family, length, source_length, _, table, _, _, kind, _ = unpack(ROUTE_HEADER, body)
-    # First the header alone: a router may list a million routes here.
-    if length or source_length or kind != UNICAST or found_family != family:
+    # First one byte alone, the destination's length: a router may list a million routes here.
+    if any(body[1:2]):
+        return None
+    found_family, _, source_length, _, table, _, _, kind, _ = unpack(ROUTE_HEADER, body)
+    if source_length or kind != UNICAST or found_family != family:
         return None
     attributes = parse_attributes(body, ROUTE_HEADER.size)
     if _RTA_TABLE in attributes:

@@ -21,7 +21,6 @@ from kilo.dataplane.forwarding import (
     find_dropping_chains,
     read_legacy_tables,
 )
-from kilo.dataplane.iptables_age import find_legacy_age, find_nft_age
 from kilo.dataplane.iptables_bases import list_chains, remove_chains
 from kilo.dataplane.iptables_rules import (
     CHAINS,
@@ -41,6 +40,7 @@ from kilo.dataplane.iptables_sets import (
     write_removals,
     write_sets,
 )
+from kilo.dataplane.rulesetage import find_legacy_age, find_nft_age
 from kilo.dataplane.tools import Tool, first_line, run_tool
 from kilo.errors import DataplaneError
 from kilo.mesh.diff import Change

@@ -43,6 +43,7 @@ from kilo.dataplane.nftables_shape import (
     Rule,
     Shape,
 )
+from kilo.dataplane.rulesetage import find_nft_age
 from kilo.dataplane.tools import first_line, run_tool
 from kilo.errors import DataplaneError
 from kilo.mesh.diff import Change
@@ -232,18 +233,22 @@ class NFTables:
 
     is_transactional = True
 
+    def __init__(self) -> None:
+        self._known: tuple[int, Firewall | None] | None = None
+        """The age of the ruleset and what the table says while it is of that age."""
+
     async def read(self) -> Firewall | None:
         """What the table says; None if there is none, ``NOT_OURS`` if its shape is not ours.
 
         Raises ``DataplaneError`` if nft is missing or cannot tell.
         """
-        status, output, complaint = await run_tool(NFT, "-j", "list", "table", "inet", TABLE)
-        if status == 0:
-            return _decode(output)
-        # Newer ones append "; did you mean ...?" where another table's name is like ours.
-        if complaint.startswith("Error: No such file or directory"):
-            return None
-        raise DataplaneError(f"nft: list table inet {TABLE}: {first_line(complaint)}")
+        age = await find_nft_age()
+        if self._known is None or self._known[0] != age:
+            # The age was asked for first: what changes during the listing makes it another one.
+            found = await list_table()
+            self._known = None if age is None else (age, found)
+            return found
+        return self._known[1]
 
     async def apply(self, change: Change) -> None:
         """Make the table ``change.new``, in one transaction; raises ``DataplaneError``.
@@ -251,21 +256,40 @@ class NFTables:
         A known table has only those networks changed that differ. If that is refused, because
         somebody touched the table since it was read, it is replaced whole.
         """
-        match change.old, change.new:
-            case _, None:
-                await _transact(_script(_removal()))
-            case Firewall() as old, Firewall() as new if old != NOT_OURS:
-                status, _, _ = await run_tool(NFT, "-f", "-", stdin=write_difference(old, new))
-                if status != 0:
-                    await _transact(write_table(new))
-            case _, Firewall() as new:
-                await _transact(write_table(new))
-            case _:
-                raise TypeError(f"not a change of the firewall: {change}")
+        known, self._known = self._known, None
+        await _change_table(change)
+        # Where ours was the only transaction since, the table says what we wrote.
+        if known is not None and (age := await find_nft_age()) == known[0] + 1:
+            self._known = age, change.new if isinstance(change.new, Firewall) else None
 
     async def find_forward_drops(self) -> tuple[ForwardDrop, ...]:
         """See ``FirewallDriver.find_forward_drops``; nftables asks them all, whatever we say."""
         return tuple(chain.describe(overruled=False) for chain in await find_dropping_chains())
+
+
+async def list_table() -> Firewall | None:
+    """What the table says now, as ``NFTables.read``."""
+    status, output, complaint = await run_tool(NFT, "-j", "list", "table", "inet", TABLE)
+    if status == 0:
+        return _decode(output)
+    # Newer ones append "; did you mean ...?" where another table's name is like ours.
+    if complaint.startswith("Error: No such file or directory"):
+        return None
+    raise DataplaneError(f"nft: list table inet {TABLE}: {first_line(complaint)}")
+
+
+async def _change_table(change: Change) -> None:
+    match change.old, change.new:
+        case _, None:
+            await _transact(_script(_removal()))
+        case Firewall() as old, Firewall() as new if old != NOT_OURS:
+            status, _, _ = await run_tool(NFT, "-f", "-", stdin=write_difference(old, new))
+            if status != 0:
+                await _transact(write_table(new))
+        case _, Firewall() as new:
+            await _transact(write_table(new))
+        case _:
+            raise TypeError(f"not a change of the firewall: {change}")
 
 
 async def _transact(script: str) -> None:

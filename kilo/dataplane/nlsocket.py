@@ -13,7 +13,8 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from itertools import starmap
 from typing import NamedTuple, Self, TypeVar
 
 from kilo.errors import DataplaneError
@@ -109,6 +110,11 @@ def pack_text(attribute: int, text: str) -> bytes:
 
 def split_messages(datagram: bytes) -> Iterator[Message]:
     """The messages of a datagram; ``DataplaneError`` for lengths that cannot be."""
+    return starmap(Message, _split(datagram))
+
+
+def _split(datagram: bytes) -> Iterator[tuple[int, int, int, int, memoryview]]:
+    """The fields of each message: of thousands, to make a ``Message`` is half of the work."""
     view = memoryview(datagram)
     offset, end = 0, len(view)
     while offset < end:
@@ -118,7 +124,7 @@ def split_messages(datagram: bytes) -> Iterator[Message]:
         if not HEADER.size <= length <= end - offset:
             raise DataplaneError(f"netlink: a message of {length} bytes in {end - offset}")
         body = view[offset + HEADER.size : offset + length]
-        yield Message(message_type, flags, sequence, port, body)
+        yield message_type, flags, sequence, port, body
         offset += (length + 3) & ~3
 
 
@@ -200,11 +206,9 @@ class NetlinkSocket:
         for _ in range(DUMP_ATTEMPTS):
             found: list[Result] = []
             interrupted = False
-            for message in self._exchange(message_type, NLM_F_DUMP, body):
-                interrupted = interrupted or bool(message.flags & NLM_F_DUMP_INTR)
-                if message.type < FIRST_OWN_TYPE:
-                    continue
-                if (result := decode(message.body)) is not None:
+            for kind, flags, answer in self._exchange(message_type, NLM_F_DUMP, body):
+                interrupted = interrupted or bool(flags & NLM_F_DUMP_INTR)
+                if kind >= FIRST_OWN_TYPE and (result := decode(answer)) is not None:
                     found.append(result)
             if not interrupted:
                 return found
@@ -216,21 +220,23 @@ class NetlinkSocket:
         Raises ``KernelRefusalError``. Copies: views would keep what is beside them in memory.
         """
         answers = self._exchange(message_type, flags | NLM_F_ACK, body)
-        return [bytes(answer.body) for answer in answers if answer.type >= FIRST_OWN_TYPE]
+        return [bytes(answer) for kind, _, answer in answers if kind >= FIRST_OWN_TYPE]
 
-    def _exchange(self, message_type: int, flags: int, body: bytes) -> Iterator[Message]:
-        """The answer's messages, the closing one included."""
+    def _exchange(
+        self, message_type: int, flags: int, body: bytes
+    ) -> Iterator[tuple[int, int, memoryview]]:
+        """Type, flags and body of the answer's messages, the closing one included."""
         self._sequence += 1
         sequence = self._sequence
         self._send(pack_message(message_type, flags, sequence, body))
         while True:
-            for message in split_messages(self._receive()):
-                if message.sequence != sequence:
+            for kind, told, number, _, answer in _split(self._receive()):
+                if number != sequence:
                     continue
-                done = message.type in (NLMSG_DONE, NLMSG_ERROR)
-                if done and (code := parse_error(message.body)):
+                done = kind in (NLMSG_DONE, NLMSG_ERROR)
+                if done and (code := parse_error(answer)):
                     raise KernelRefusalError(f"netlink {message_type}", code)
-                yield message
+                yield kind, told, answer
                 if done:
                     return
 
@@ -284,7 +290,10 @@ def open_socket(family: int = socket.NETLINK_ROUTE) -> NetlinkSocket:
 
 
 async def run_with_socket(
-    work: Callable[[NetlinkSocket], Result], family: int = socket.NETLINK_ROUTE
+    work: Callable[[NetlinkSocket], Result],
+    family: int = socket.NETLINK_ROUTE,
+    *,
+    threads: Executor = _threads,
 ) -> Result:
     """What ``work`` returns, done in a thread: send and receive wait for the kernel's locks.
 
@@ -297,7 +306,7 @@ async def run_with_socket(
         with netlink:
             return work(netlink)
 
-    return await asyncio.get_running_loop().run_in_executor(_threads, run)
+    return await asyncio.get_running_loop().run_in_executor(threads, run)
 
 
 def widen_buffer(sock: socket.socket) -> None:

@@ -5,8 +5,9 @@ from ipaddress import ip_network
 
 import pytest
 
+from kilo.dataplane import nftables
 from kilo.dataplane.firewall_terms import NOT_OURS
-from kilo.dataplane.nftables import FEW_REMOVALS, NFTables
+from kilo.dataplane.nftables import FEW_REMOVALS, NFTables, list_table
 from kilo.dataplane.nftables_shape import TABLE
 from kilo.errors import DataplaneError
 from kilo.mesh.diff import Change
@@ -35,6 +36,84 @@ async def test_the_kernel_keeps_halves_apart() -> None:
     nft, firewall = NFTables(), Firewall(known=halves, forward=halves)
     await nft.apply(Change(new=firewall))
     assert await nft.read() == firewall
+
+
+# Nothing is listed that cannot have changed
+
+
+@pytest.fixture
+def listings(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """One entry for each time that nft was asked for the table."""
+    asked: list[None] = []
+
+    async def list_counted() -> Firewall | None:
+        asked.append(None)
+        return await list_table()
+
+    monkeypatch.setattr(nftables, "list_table", list_counted)
+    return asked
+
+
+@pytest.mark.usefixtures("netns")
+async def test_while_nobody_changes_the_ruleset_it_is_listed_once(listings: list[None]) -> None:
+    nft, fewer = NFTables(), Firewall(known=nets("10.2.0.0/23"))
+    assert await nft.read() is None
+    await nft.apply(Change(new=EXAMPLE))
+    assert await nft.read() == EXAMPLE
+    await nft.apply(Change(old=EXAMPLE, new=fewer))
+    assert await nft.read() == fewer
+    await nft.apply(Change(old=fewer))
+    assert await nft.read() is None
+    assert len(listings) == 1
+
+
+@pytest.mark.usefixtures("netns")
+async def test_what_others_change_is_read_whenever_they_do(listings: list[None]) -> None:
+    nft, fewer = NFTables(), Firewall(known=nets("10.2.0.0/23"))
+    await nft.apply(Change(new=EXAMPLE))
+    assert await nft.read() == EXAMPLE
+    run("nft add table inet other")
+    assert await nft.read() == EXAMPLE
+    run(f"nft flush chain inet {TABLE} postrouting")
+    assert await nft.read() == NOT_OURS
+    await nft.apply(Change(old=NOT_OURS, new=EXAMPLE))
+    run(f"nft add element inet {TABLE} known4 {{ 10.77.0.0/16 }}")
+    # Ours is the last transaction, but was not the only one since the table was read.
+    await nft.apply(Change(old=EXAMPLE, new=fewer))
+    assert await nft.read() == Firewall(known=nets("10.2.0.0/23", "10.77.0.0/16"))
+    run("nft flush ruleset")
+    assert await nft.read() is None
+    assert len(listings) == 5
+
+
+@pytest.mark.usefixtures("netns")
+async def test_what_changes_while_it_is_listed_is_read_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nft = await make_example()
+
+    async def list_and_lose() -> Firewall | None:
+        found = await list_table()
+        run(f"nft delete table inet {TABLE}")
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nftables, "list_table", list_and_lose)
+        assert await nft.read() == EXAMPLE
+    assert await nft.read() is None
+
+
+@pytest.mark.usefixtures("netns")
+async def test_a_kernel_that_does_not_tell_the_age_is_asked_each_time(
+    listings: list[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def tell_nothing() -> None:
+        return None
+
+    monkeypatch.setattr(nftables, "find_nft_age", tell_nothing)
+    nft = await make_example()
+    assert await nft.read() == EXAMPLE == await nft.read()
+    assert len(listings) == 2
 
 
 # Least change

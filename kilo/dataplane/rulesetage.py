@@ -1,12 +1,14 @@
-"""When iptables' rules have last been changed, told without reading any of them.
+"""When nftables' or iptables' rules have last been changed, told without reading any of them.
 
-Reading ours takes reading all: a cluster's may be tens of thousands, and nodes of the mesh come and
-go while none of them changes.
+With iptables, reading ours takes reading all: a cluster's may be tens of thousands, and nodes of
+the mesh come and go while none of them changes. With nftables it takes a program, which has to be
+started and writes JSON.
 """
 
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from kilo.dataplane.nlsocket import (
     NetlinkSocket,
@@ -14,6 +16,10 @@ from kilo.dataplane.nlsocket import (
     run_with_socket,
 )
 from kilo.errors import DataplaneError
+
+# Apart from other sockets': it may have to wait for a long transaction of somebody's, and what
+# depends on it is not to wait for a listing of routes.
+_threads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ruleset")
 
 LEGACY_SECONDS = 20.0
 """The legacy tables have no age. So they count as new after so long; shorter than Kilo's resync
@@ -26,9 +32,11 @@ _GENERATION_ID = 1  # NFTA_GEN_ID
 
 
 async def find_nft_age() -> int | None:
-    """The number of the ruleset's generation; None where the kernel has no nf_tables."""
+    """The number of the ruleset's generation, which every transaction increases by one, whoever's
+    it is; None where the kernel has no nf_tables.
+    """
     try:
-        return await run_with_socket(_ask_generation, _NETLINK_NETFILTER)
+        return await run_with_socket(_ask_generation, _NETLINK_NETFILTER, threads=_threads)
     except DataplaneError:
         return None
 
