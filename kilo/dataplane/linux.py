@@ -179,7 +179,7 @@ class LinuxDataplane:
             rules = await netlink.read_rules()
             sysctls = await self._sysctls.read()
         (device, peers), (routes, barriers) = reading.result(), listing.result()
-        self._routes = frozenset((route.table, route.destination) for route in routes)
+        self._routes = self._own_routes.places
         self._own.know(routes | barriers)
         return DataplaneState(
             # What bears our link's name and is no WireGuard device is somebody else's.

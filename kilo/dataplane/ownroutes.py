@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from kilo.dataplane.barriers import decode_barrier
 from kilo.dataplane.links import read_link_names
 from kilo.dataplane.nlsocket import NetlinkSocket
-from kilo.dataplane.routes import METRICS, ROUTE_HEADER, ROUTE_PROTOCOL, RTM_GETROUTE, decode_entry
+from kilo.dataplane.routes import (
+    METRICS,
+    ROUTE_HEADER,
+    ROUTE_PROTOCOL,
+    RTM_GETROUTE,
+    RouteKey,
+    decode_entry,
+)
 from kilo.mesh.state import Barrier, Route
 
 _PROTOCOL = slice(5, 6)
@@ -32,6 +39,8 @@ class OwnRoutes:
         """The messages of the last listing, and what they mean; no others."""
         self._found: tuple[frozenset[Route], frozenset[Barrier]] = (frozenset(), frozenset())
         """What they mean all together."""
+        self.places: frozenset[RouteKey] = frozenset()
+        """Where the routes were that were read last."""
 
     def read(self, netlink: NetlinkSocket) -> tuple[frozenset[Route], frozenset[Barrier]]:
         """Of all tables and both families. Raises ``DataplaneError``."""
@@ -47,7 +56,8 @@ class OwnRoutes:
             for message in messages
         }
         if known is not self._meanings or meanings.keys() != known.keys():
-            self._found = _sort_out(meanings)
+            self._found = routes, _ = _sort_out(meanings)
+            self.places = frozenset((route.table, route.destination) for route in routes)
         self._names, self._meanings = names, meanings
         return self._found
 

@@ -21,7 +21,7 @@ def make_pool(text: str, length: int) -> SubnetPool:
     return SubnetPool(network=ip_network(text), node_prefix_length=length)
 
 
-def index(networks: Iterable[IPNetwork]) -> NetworkIndex:
+def index(networks: Iterable[IPNetwork]) -> NetworkIndex[str]:
     return NetworkIndex((network, "somebody") for network in networks)
 
 
@@ -59,7 +59,7 @@ def test_what_is_found_is_free_and_something_is_found_if_anything_is(
     ],
 )
 def test_a_pool_is_given_out_to_the_last_part_and_no_further(pool: SubnetPool, count: int) -> None:
-    taken = NetworkIndex()
+    taken: NetworkIndex[str] = NetworkIndex()
     given_out: list[IPNetwork] = []
     while (found := find_free_part(pool, taken, seed=str(len(given_out)))) is not None:
         given_out.append(found)

@@ -133,9 +133,9 @@ class _Handler(FileSystemEventHandler):
     def dispatch(self, event: FileSystemEvent) -> None:
         """Called by watchdog for every event."""
         path = os.fsdecode(event.src_path)
-        relative = os.path.relpath(path, self._root)
+        relative, name = self._relate(path), os.path.basename(path)  # noqa: PTH119 - of every event
         # Other events of hidden names count: atomic writers of mounted volumes rename hidden links.
-        if isinstance(event, FileModifiedEvent | FileClosedEvent) and is_ignored(Path(path).name):
+        if isinstance(event, FileModifiedEvent | FileClosedEvent) and is_ignored(name):
             return
         if isinstance(event, DirDeletedEvent) and relative == ".":
             self.lost_root = True
@@ -153,12 +153,17 @@ class _Handler(FileSystemEventHandler):
             yield EVERYTHING
             return
         for path in map(os.fsdecode, (event.src_path, event.dest_path)):
-            name = os.path.basename(path)  # noqa: PTH119 - once for every event
+            name = os.path.basename(path)  # noqa: PTH119 - as above
             if not name:  # only what is moved has a destination
                 continue
             # A file beside the one that it is about to replace says nothing yet.
             if not name.endswith(TEMPORARY):
-                yield EVERYTHING if is_ignored(name) else os.path.relpath(path, self._root)
+                yield EVERYTHING if is_ignored(name) else self._relate(path)
+
+    def _relate(self, path: str) -> str:
+        """As ``os.path.relpath``, which asks where we are and takes both paths apart."""
+        inside = path.removeprefix(f"{self._root}/")
+        return os.path.relpath(path, self._root) if inside == path else inside
 
     def _forget_old(self) -> None:
         oldest = time.monotonic() - HOLD_SECONDS
