@@ -134,9 +134,10 @@ class WireGuard:
         return digest_record(record, self._salt, self._packed) if record else None
 
     async def _measure(self) -> DeviceRecord | None:
-        """What all who ask in one turn of the loop are told, after a single look."""
-        if self._look is None:
+        """What all are told who ask before the look begins."""
+        if self._look is None or self._look.done():  # done: an event loop ended before it began
             self._look = asyncio.ensure_future(self._look_soon())
+            self._look.add_done_callback(_take_note)
         return await asyncio.shield(self._look)
 
     async def _look_soon(self) -> DeviceRecord | None:
@@ -283,6 +284,12 @@ class WireGuard:
         if driver is None:
             raise MissingDeviceError("interface does not exist")
         driver.configure(update)
+
+
+def _take_note(look: asyncio.Future[DeviceRecord | None]) -> None:
+    """Of how it ended: those who asked may have given up meanwhile."""
+    if not look.cancelled():
+        look.exception()
 
 
 def make_peer(link: str, record: PeerRecord) -> WireGuardPeer:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -77,3 +79,33 @@ async def test_all_are_told_of_a_failure_and_the_next_look_is_another() -> None:
     assert list(map(str, told)) == ["no answer", "no answer"]
     device.failure = None
     assert await device.count_received() == 2
+
+
+async def test_a_failure_that_nobody_waits_for_any_more_is_no_news() -> None:
+    device, told = Device(), list[dict[str, object]]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    device.failure = DataplaneError("no answer")
+    device.may_answer.clear()
+    asking = asyncio.create_task(device.observe())
+    assert await asyncio.to_thread(device.has_begun.wait, 10)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    device.may_answer.set()
+    device.failure = None
+    assert await device.count_received() == 2  # in the same thread, so that the other is over
+    gc.collect()
+    assert told == []
+
+
+def test_a_look_that_an_event_loop_took_along_is_not_waited_for_in_the_next() -> None:
+    device = Device()
+
+    async def give_up_at_once() -> None:
+        asking = asyncio.create_task(device.observe())
+        await asyncio.sleep(0)
+        asking.cancel()
+
+    with suppress(asyncio.CancelledError):
+        asyncio.run(give_up_at_once())
+    assert asyncio.run(device.count_received()) >= 1
