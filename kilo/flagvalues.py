@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
 from pathlib import Path
 
 from kilo.backends.formats import MAX_TEXT
 from kilo.flags import Kind, list_of, parse_int
+from kilo.mesh import shared
 from kilo.mesh.model import MAX_KEEPALIVE_SECONDS, MAX_MTU, MIN_MTU, Endpoint, IPNetwork
 
 MAX_INTERFACE_BYTES = 15
@@ -16,7 +16,7 @@ MAX_INTERFACE_BYTES = 15
 def parse_network(text: str) -> IPNetwork:
     """A CIDR; host bits are an error, since they hide what was meant."""
     try:
-        return ip_network(text)
+        return shared.parse_network(text)
     except ValueError as error:
         raise ValueError("is not a CIDR without host bits, such as 10.4.0.0/16") from error
 

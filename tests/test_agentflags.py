@@ -163,6 +163,7 @@ def test_elsewhere_nodes_are_declared_by_others(flag: str, shown: str, backends:
     [
         (f"--location={'a' * 254}", "is not a location: up to 253 printable characters"),
         ("--pod-subnet=10.2.1.1/24", "is not a CIDR without host bits, such as 10.4.0.0/16"),
+        ("--pod-subnet=fd00:2::%eth0/64", "is not a CIDR without host bits, such as 10.4.0.0/16"),
         ("--persistent-keepalive=65536", "is not within 0-65535"),
         ("--endpoint=198.51.100.7", "is not host:port"),
         ("--endpoint=300.51.100.7:1", "has a malformed address"),

@@ -97,7 +97,7 @@ def _read_default_links(netlink: NetlinkSocket, names: dict[int, str]) -> list[s
 def decode_default(body: memoryview, family: int) -> tuple[int, list[int]] | None:
     """Metric, and the link's index of every nexthop; None if it is no default route of table main.
 
-    Raises ``DataplaneError`` for a body that no kernel writes.
+    Raises ``DataplaneError`` for a default route that no kernel writes.
     """
     # First one byte alone, the destination's length: a router may list a million routes here.
     if any(body[1:2]):

@@ -17,6 +17,7 @@ from kilo.dataplane.iptables_rules import name_set
 from kilo.dataplane.tools import Tool, first_line, run_tool
 from kilo.errors import DataplaneError
 from kilo.mesh.model import IPNetwork
+from kilo.mesh.shared import parse_network
 from kilo.mesh.state import Firewall, sort_networks
 
 IPSET = Tool(program="ipset", package="ipset")
@@ -65,7 +66,7 @@ def parse_sets(saved: str) -> Firewall | None:
             case ["create", name, "hash:net", *options] if _is_ours(name, options):
                 found[name] = set()
             case ["add", name, network] if name in found:
-                found[name].add(ip_network(network))
+                found[name].add(parse_network(network))
             case []:
                 continue
             case _:

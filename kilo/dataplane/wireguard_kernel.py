@@ -11,11 +11,11 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address
 
 from kilo.dataplane.nlsocket import (
     NETLINK_GENERIC,
@@ -41,6 +41,7 @@ from kilo.dataplane.wireguard_device import (
 from kilo.errors import DataplaneError
 from kilo.mesh.keys import KEY_BYTES, PublicKey
 from kilo.mesh.model import Endpoint, IPNetwork
+from kilo.mesh.shared import share_network
 
 GENERIC = struct.Struct("=BBxx")
 """``struct genlmsghdr``: command, version."""
@@ -295,10 +296,11 @@ def decode_allowed_ip(attributes: bytes) -> IPNetwork:
     found = dict(split_attributes(attributes))
     (family,) = read_field(found, ALLOWED_IP_FAMILY, "=H")
     (prefix,) = read_field(found, ALLOWED_IP_PREFIX, "=B")
-    network: Callable[[tuple[bytes, int]], IPNetwork] = (
-        IPv4Network if family == socket.AF_INET else IPv6Network
-    )
+    version, size = (4, 4) if family == socket.AF_INET else (6, 16)
+    address = found.get(ALLOWED_IP_ADDRESS, b"")
     try:
-        return network((found.get(ALLOWED_IP_ADDRESS, b""), prefix))
+        if len(address) == size:
+            return share_network(version, int.from_bytes(address, "big"), prefix)
     except ValueError:
-        raise DataplaneError("wireguard: an allowed IP that is no network") from None
+        pass
+    raise DataplaneError("wireguard: an allowed IP that is no network")

@@ -12,7 +12,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from ipaddress import ip_network
 from pathlib import Path
 
 from kilo.dataplane.wireguard_device import (
@@ -31,7 +30,7 @@ from kilo.errors import DataplaneError
 from kilo.keyfile import public_key
 from kilo.mesh.keys import KEY_BYTES, PrivateKey, PublicKey
 from kilo.mesh.model import Endpoint, IPNetwork
-from kilo.mesh.shared import share
+from kilo.mesh.shared import parse_network
 
 EXCHANGE_SECONDS = 10.0
 """wireguard-go takes 0.13 s for 1,000 new peers; this is for one that hangs."""
@@ -198,7 +197,7 @@ def read_answer(answer: bytes) -> str:
 def decode_allowed_ips(lines: str) -> frozenset[IPNetwork]:
     """The networks of lines that are all about allowed IPs."""
     networks: set[IPNetwork] = set()
-    take_lines(lines, lambda _, value: networks.add(share(ip_network(value))))
+    take_lines(lines, lambda _, value: networks.add(parse_network(value)))
     return frozenset(networks)
 
 

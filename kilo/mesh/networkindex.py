@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping
 from typing import Generic, TypeVar
 
 from kilo.mesh.model import IPNetwork
-from kilo.mesh.shared import share_network
+from kilo.mesh.shared import make_network
 
 Owner = TypeVar("Owner")
 
-_Start = tuple[int, int, int]
-"""A network: version, first address and prefix length."""
+_Start = tuple[int, int, int, IPNetwork]
+"""Version, first address and prefix length of a network, and itself."""
 
 
 class NetworkIndex(Generic[Owner]):
@@ -30,7 +30,7 @@ class NetworkIndex(Generic[Owner]):
         self._sizes = {(network.version, network.prefixlen) for network in self._owners}
         """Version and prefix length of all: few in practice."""
         self._starts: list[_Start] = []
-        """Sorted when it is looked at; empty until then, for most are never asked for it."""
+        """Sorted when it is looked at, and made then: most are never asked for what lies inside."""
         self._unsorted: list[IPNetwork] = list(self._owners)
 
     def add(self, network: IPNetwork, owner: Owner) -> None:
@@ -46,7 +46,7 @@ class NetworkIndex(Generic[Owner]):
         lengths = (length for ip, length in self._sizes if ip == version and length <= own)
         for length in sorted(lengths, reverse=True):
             spare = network.max_prefixlen - length
-            around = share_network(version, int(network.network_address) >> spare << spare, length)
+            around = make_network(version, int(network.network_address) >> spare << spare, length)
             if around in self._owners:
                 return around, self._owners[around]
         return None
@@ -58,14 +58,15 @@ class NetworkIndex(Generic[Owner]):
     def _find_inside(self, network: IPNetwork) -> tuple[IPNetwork, Owner] | None:
         if self._unsorted:
             self._starts += (
-                (n.version, int(n.network_address), n.prefixlen) for n in self._unsorted
+                (n.version, int(n.network_address), n.prefixlen, n) for n in self._unsorted
             )
             self._starts.sort()
             self._unsorted.clear()
         first = (network.version, int(network.network_address), 0)
-        last = (network.version, int(network.broadcast_address), network.max_prefixlen)
         place = bisect_left(self._starts, first)
-        if place == len(self._starts) or self._starts[place] > last:
+        if place == len(self._starts):
             return None
-        inside = share_network(*self._starts[place])
+        version, start, _, inside = self._starts[place]
+        if version != network.version or start > int(network.broadcast_address):
+            return None
         return inside, self._owners[inside]

@@ -206,7 +206,7 @@ class Rendering(View):
             carriers = self.list_endpoint_networks(segment.key, self.find_leader_endpoint(segment))
             skipped = {*segment.wireguard_networks, *carriers}
             # One of each family: what follows is done for every network of the mesh.
-            routes = {version: self.render_tunnel_route(segment, version) for version in (4, 6)}
+            routes = {version: self.find_tunnel_way(segment, version) for version in (4, 6)}
             for network in (*segment.allowed_ips, *segment.allowed_location_ips):
                 if network not in skipped:
                     yield routes[network.version](destination=network)
@@ -229,7 +229,7 @@ class Rendering(View):
             if endpoint and endpoint.ip:
                 yield host_network(endpoint.ip)
 
-    def render_tunnel_route(self, segment: Segment, version: int) -> partial[Route]:
+    def find_tunnel_way(self, segment: Segment, version: int) -> partial[Route]:
         """All but the destination."""
         gateway = find_family(segment.wireguard_ips, version)
         return partial(

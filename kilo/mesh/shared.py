@@ -1,4 +1,4 @@
-"""One object for each network and address, whoever speaks of it: the store, the mesh, the kernel.
+"""One object for each network of the mesh, whoever speaks of it: the store, the mesh, the kernel.
 
 The standard library compares and hashes them in Python, thousands in every pass. Two that are one
 object need not be compared; and what is held once takes its room once.
@@ -7,7 +7,7 @@ object need not be compared; and what is held once takes its room once.
 from __future__ import annotations
 
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 
 from kilo.mesh.model import IPAddress, IPNetwork
 
@@ -42,10 +42,16 @@ class _IPv6Address(_HashedOnce, IPv6Address):
     pass
 
 
-@lru_cache(maxsize=MOST_SHARED)
-def share_network(version: int, first: int, length: int) -> IPNetwork:
-    """The network of that first address and prefix length; ``ValueError`` if there is none."""
+def make_network(version: int, first: int, length: int) -> IPNetwork:
+    """The network of that first address and prefix length; ``ValueError`` if there is none.
+
+    One that is not shared: for those that perhaps nobody else speaks of.
+    """
     return _IPv4Network((first, length)) if version == 4 else _IPv6Network((first, length))
+
+
+share_network = lru_cache(maxsize=MOST_SHARED)(make_network)
+"""The same, the one and only."""
 
 
 @lru_cache(maxsize=MOST_SHARED)
@@ -55,5 +61,14 @@ def share_address(version: int, number: int) -> IPAddress:
 
 
 def share(network: IPNetwork) -> IPNetwork:
-    """The one that is equal to this."""
+    """The one that is equal to this, which has no zone."""
     return share_network(network.version, int(network.network_address), network.prefixlen)
+
+
+def parse_network(text: str, *, strict: bool = True) -> IPNetwork:
+    """The network that a text names, if ``strict`` without host bits; ``ValueError`` if it names
+    none, or one with a zone, which means something on one host only.
+    """
+    if "%" in text:
+        raise ValueError(f"{text!r} has a zone")
+    return share(ip_network(text, strict=strict))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_network
 from typing import TypeVar
 
 from kilo.errors import MeshError
 from kilo.mesh.keys import PresharedKey, PublicKey
 from kilo.mesh.model import Endpoint, IPNetwork, Peer
+from kilo.mesh.shared import parse_network
 from kilo.mesh.state import sort_networks
 from kilo.mesh.topology import Segment, Topology
 
@@ -141,7 +141,7 @@ def _parse_peer(section: _Section) -> PeerConf:
 
 def _parse_allowed_ips(text: str) -> tuple[IPNetwork, ...]:
     parts = (part.strip() for part in text.split(","))
-    return tuple(ip_network(part, strict=False) for part in parts if part)
+    return tuple(parse_network(part, strict=False) for part in parts if part)
 
 
 def _parse_endpoint(text: str) -> Endpoint | None:

@@ -281,6 +281,13 @@ async def test_what_is_declared_by_hand_or_set_aside_is_given_to_nobody(site: Si
         await site.register("a3", NodeSpec())
 
 
+async def test_a_key_that_names_a_network_with_a_zone_stands_for_none(site: Site) -> None:
+    site.set_pools(("fd00:2::/64", 64))
+    site.put(f"{site.keys.subnets}fd00:2::%x-64", {"node": "a9"})
+    await site.register("a1", NodeSpec())
+    assert site.read_subnets("a1") == ["fd00:2::/64"]
+
+
 async def test_a_pool_with_nothing_left_is_one_line_and_others_are_given_out(site: Site) -> None:
     site.set_pools(("10.2.0.0/24", 25), ("fd00:2::/48", 64))
     for name in ("a1", "a2"):

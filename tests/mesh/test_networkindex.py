@@ -56,6 +56,12 @@ def test_the_last_owner_of_a_network_counts_and_what_comes_later_is_found() -> N
     assert index.find_overlap(wide) == (ip_network("10.2.0.0/24"), "c")
 
 
+def test_a_network_is_found_whatever_else_it_says() -> None:
+    zoned = ip_network("fd00:2::%x/64")
+    index = NetworkIndex([(zoned, "a")])
+    assert index.find_overlap(ip_network("fd00::/16")) == (zoned, "a")
+
+
 @pytest.mark.parametrize("prefix", ["10", "fd00"])
 def test_who_claims_thousands_of_addresses_holds_nobody_up(prefix: str) -> None:
     """An annotation may hold 15,000 of them and a Peer 60,000: no reason to be deaf for minutes."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kilo.mesh.model import IPNetwork
-from kilo.mesh.shared import share, share_address, share_network
+from kilo.mesh.shared import parse_network, share, share_address, share_network
 
 ADDRESSES = st.ip_addresses()
 
@@ -47,3 +47,9 @@ def test_a_shared_address_is_as_any_other(address: object) -> None:
 def test_what_is_no_network_is_refused(version: int, first: int, length: int) -> None:
     with pytest.raises(ValueError, match=r"."):
         share_network(version, first, length)
+
+
+@pytest.mark.parametrize("text", ["fd00:2::%x/64", "10.2.1.1/24", "10.2.1.0/33", "nonsense", ""])
+def test_a_text_that_names_no_network_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        parse_network(text)

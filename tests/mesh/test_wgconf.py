@@ -152,6 +152,7 @@ KEY_LINE = f"PublicKey = {make_key('a')}"
         ("[Peer]\n\nPublicKey = x", r"^line 3: PublicKey is not base64$"),
         (f"[Peer]\n{KEY_LINE}\nPresharedKey = x", r"^line 3: PresharedKey is not base64$"),
         (f"[Peer]\n{KEY_LINE}\nAllowedIPs = 10.2.1.0/33", r"^line 3: AllowedIPs '10.2.1.0/33' "),
+        (f"[Peer]\n{KEY_LINE}\nAllowedIPs = fd00::%x/64", r"^line 3: AllowedIPs 'fd00::%x/64' "),
         (
             f"[Peer]\n{KEY_LINE}\nAllowedIPs = x\nAllowedIPs = 10.2.1.0/24",
             r"^line 3: AllowedIPs 'x' ",

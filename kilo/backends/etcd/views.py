@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import ip_network
 from typing import Any
 
 from kilo.backends.documents import API_VERSION, read_document
@@ -19,6 +18,7 @@ from kilo.backends.objects import DeclaredNode, DeclaredSettings
 from kilo.errors import BackendError
 from kilo.mesh.model import IPNetwork, NodeSpec, SubnetPool
 from kilo.mesh.pools import find_lacking
+from kilo.mesh.shared import parse_network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +155,7 @@ def list_holdings(found: Iterable[Any], keys: Keys) -> Iterator[Holding]:
     for pair in found:
         key = decode_key(pair.key)
         try:
-            subnet = ip_network("/".join(key.removeprefix(keys.subnets).rsplit("-", 1)))
+            subnet = parse_network("/".join(key.removeprefix(keys.subnets).rsplit("-", 1)))
         except ValueError:
             continue
         node = decode_document(pair.value).get("node")
