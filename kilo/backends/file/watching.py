@@ -133,7 +133,7 @@ class _Handler(FileSystemEventHandler):
     def dispatch(self, event: FileSystemEvent) -> None:
         """Called by watchdog for every event."""
         path = os.fsdecode(event.src_path)
-        relative, name = self._relate(path), os.path.basename(path)  # noqa: PTH119 - of every event
+        relative, name = self._relate(path), os.path.basename(path)  # noqa: PTH119 - for every event
         # Other events of hidden names count: atomic writers of mounted volumes rename hidden links.
         if isinstance(event, FileModifiedEvent | FileClosedEvent) and is_ignored(name):
             return
@@ -144,16 +144,18 @@ class _Handler(FileSystemEventHandler):
         elif not isinstance(event, FileCreatedEvent):
             self.written_at.pop(relative, None)
         self._forget_old()
-        for touched in self._list_touched(event):
-            self.heard[touched if len(self.heard) < MOST_HEARD else EVERYTHING] = None
-        self._notify()
+        touched = tuple(self._list_touched(event))
+        for one in touched:
+            self.heard[one if len(self.heard) < MOST_HEARD else EVERYTHING] = None
+        if touched:
+            self._notify()
 
     def _list_touched(self, event: FileSystemEvent) -> Iterator[str]:
         if event.is_directory:
             yield EVERYTHING
             return
         for path in map(os.fsdecode, (event.src_path, event.dest_path)):
-            name = os.path.basename(path)  # noqa: PTH119 - as above
+            name = os.path.basename(path)  # noqa: PTH119 - for every event
             if not name:  # only what is moved has a destination
                 continue
             # A file beside the one that it is about to replace says nothing yet.
