@@ -209,7 +209,15 @@ class LinuxDataplane:
             self._own.forget()
             self._await_obstacles(changes, failures)
             raise group_failures(changes, failures)
-        await self._look_at_device(changes)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._look_at_device(changes))
+            group.create_task(self._look_at_firewall(changes))
+
+    async def _look_at_firewall(self, changes: Changes) -> None:
+        """See what has come of a change, and the next pass need not until somebody changes more."""
+        if any(isinstance(step.resource, Firewall) for step in changes):
+            with suppress(DataplaneError):  # whoever reads next meets it
+                await self._firewall.read()
 
     async def _look_at_device(self, changes: Changes) -> None:
         """Take the device for known again, if it is now what it was to be: somebody else may have

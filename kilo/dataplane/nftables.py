@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from ipaddress import ip_network
 from itertools import product
 from typing import Any
 
@@ -49,6 +48,7 @@ from kilo.errors import DataplaneError
 from kilo.mesh.diff import Change
 from kilo.mesh.host import ForwardDrop
 from kilo.mesh.model import IPNetwork
+from kilo.mesh.shared import parse_network
 from kilo.mesh.state import Firewall, sort_networks
 
 FEW_REMOVALS = 16
@@ -218,9 +218,9 @@ def _parse_elements(entry: Mapping[str, Any]) -> frozenset[IPNetwork]:
 def _parse_element(element: object) -> IPNetwork:
     match element:
         case str(address):
-            return ip_network(address)
+            return parse_network(address)
         case {"prefix": {"addr": str(address), "len": int(length)}}:
-            return ip_network(f"{address}/{length}")
+            return parse_network(f"{address}/{length}")
         case _:
             raise _ForeignError("a range, or an element with extras")
 
@@ -256,11 +256,8 @@ class NFTables:
         A known table has only those networks changed that differ. If that is refused, because
         somebody touched the table since it was read, it is replaced whole.
         """
-        known, self._known = self._known, None
+        self._known = None
         await _change_table(change)
-        # Where ours was the only transaction since, the table says what we wrote.
-        if known is not None and (age := await find_nft_age()) == known[0] + 1:
-            self._known = age, change.new if isinstance(change.new, Firewall) else None
 
     async def find_forward_drops(self) -> tuple[ForwardDrop, ...]:
         """See ``FirewallDriver.find_forward_drops``; nftables asks them all, whatever we say."""

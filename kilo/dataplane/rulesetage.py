@@ -32,8 +32,8 @@ _GENERATION_ID = 1  # NFTA_GEN_ID
 
 
 async def find_nft_age() -> int | None:
-    """The number of the ruleset's generation, which every transaction increases by one, whoever's
-    it is; None where the kernel has no nf_tables.
+    """The number of the ruleset's generation, another after each transaction that changed anything,
+    whoever's it was; None where the kernel has no nf_tables.
     """
     try:
         return await run_with_socket(_ask_generation, _NETLINK_NETFILTER, threads=_threads)
