@@ -68,8 +68,7 @@ def _make_request(family: int) -> bytes:
 
 def _copy_if_ours(body: memoryview) -> bytes | None:
     """Kernels before 4.20 list what others have, too: on a router, a million routes."""
-    message = bytes(body)
-    return message if message[_PROTOCOL] == _OURS else None
+    return bytes(body) if body[_PROTOCOL] == _OURS else None
 
 
 def decode_own(body: memoryview, names: Mapping[int, str]) -> Route | Barrier | None:

@@ -340,14 +340,14 @@ def describe_conflict(step: Change) -> str:
 
 
 def digest_record(
-    record: DeviceRecord, salt: bytes, packed: dict[frozenset[IPNetwork], bytes] | None = None
+    record: DeviceRecord, salt: bytes, packed: dict[frozenset[IPNetwork], bytes]
 ) -> bytes:
     """The same for equal configurations, in whatever order the device lists them.
 
     A real digest: the hashes of Python's networks collide (10.4.0.0/16 and 10.4.128.0/17).
     ``packed`` has peers' networks of the digest before; afterwards, of this one.
     """
-    packed, before = {} if packed is None else packed, dict(packed or {})
+    before = dict(packed)
     packed.clear()
     digest = hashlib.blake2b(f"{record.public_key} {record.listen_port}".encode(), salt=salt)
     for peer in sorted(record.peers, key=lambda peer: peer.public_key):

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from kilo.mesh.state import FORWARDING
+from kilo.dataplane import nftables
+from kilo.dataplane.nftables import list_table
+from kilo.mesh.state import FORWARDING, Firewall
 from tests.dataplane.contract import OTHER_ADDRESSES, OTHER_LINK
 from tests.kernel.linux_host import LinuxHost
 from tests.kernel.namespace import Namespace
@@ -79,3 +81,16 @@ async def host(netns: Namespace, interface_name: str, tmp_path: Path) -> AsyncIt
     yield host
     await host.dataplane.close()
     await host.wireguard.delete()
+
+
+@pytest.fixture
+def listings(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """One entry for each time that nft was asked for the table."""
+    asked: list[None] = []
+
+    async def list_counted() -> Firewall | None:
+        asked.append(None)
+        return await list_table()
+
+    monkeypatch.setattr(nftables, "list_table", list_counted)
+    return asked

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kilo.dataplane import nftables
 from kilo.dataplane.linux import LinuxDataplane
-from kilo.dataplane.nftables import list_table
 from kilo.dataplane.nftables_shape import TABLE
 from kilo.errors import DataplaneError
 from kilo.mesh.diff import Change, Changes, diff
@@ -212,23 +210,16 @@ async def test_a_table_of_our_name_with_other_rules_differs_from_any_desired(
 
 
 async def test_what_a_change_of_the_firewall_came_to_need_not_be_listed_by_the_next_pass(
-    host: LinuxHost, netns: Namespace, monkeypatch: pytest.MonkeyPatch
+    host: LinuxHost, netns: Namespace, listings: list[None]
 ) -> None:
     desired = make_state(host)
     await establish(host, desired)
-    listings = 0
-
-    async def list_counted() -> Firewall | None:
-        nonlocal listings
-        listings += 1
-        return await list_table()
-
-    monkeypatch.setattr(nftables, "list_table", list_counted)
+    listings.clear()
     assert await host.dataplane.read() == desired
-    assert listings == 0
+    assert not listings
     netns.run("nft", "add", "table", "inet", "other")
     assert await host.dataplane.read() == desired
-    assert listings == 1
+    assert len(listings) == 1
 
 
 async def test_a_foreign_link_of_our_name_is_not_ours_and_stays_as_it_is(

@@ -42,19 +42,6 @@ async def test_the_kernel_keeps_halves_apart() -> None:
 # Nothing is listed that cannot have changed
 
 
-@pytest.fixture
-def listings(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """One entry for each time that nft was asked for the table."""
-    asked: list[None] = []
-
-    async def list_counted() -> Firewall | None:
-        asked.append(None)
-        return await list_table()
-
-    monkeypatch.setattr(nftables, "list_table", list_counted)
-    return asked
-
-
 @pytest.mark.usefixtures("netns")
 async def test_while_nobody_changes_the_ruleset_it_is_listed_once(listings: list[None]) -> None:
     nft = NFTables()
